@@ -1,0 +1,195 @@
+"""Put trained parts together into the folders that the repository ships, with a card for each.
+
+    python data/recipes/assemble.py sd15 clip classifier
+
+Takes the parts from data/recipes/runs/*/export, writes data/pocket/NAME under a temporary name, loads it
+once to prove that it is whole, and only then renames it. Scores that evaluate.py measured stay on the
+card only while the files that they belong to are unchanged.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import AutoModelForImageClassification, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from loop import RECIPES, RUNS
+from sdhelpers import models
+from sdhelpers.hub import sha256
+from sdhelpers.models import POCKET
+
+SHARD = "14MB"
+CURVES = RECIPES / "curves"
+
+# Only the noise schedule, as in the published file, so that every other sampler made from it keeps its own defaults.
+SCHEDULER = {
+    "_class_name": "DPMSolverMultistepScheduler",
+    "_diffusers_version": diffusers.__version__,
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def facts(run: str) -> dict:
+    return json.loads((RUNS / run / "export" / "facts.json").read_text())
+
+
+def keep_curve(run: str) -> None:
+    CURVES.mkdir(exist_ok=True)
+    shutil.copy(RUNS / run / "curve.png", CURVES / f"{run}.png")
+
+
+def run_in_float32(config: Path) -> None:
+    """Weights are stored as float16 and run as float32: Transformers follows the config's own dtype."""
+    settings = json.loads(config.read_text())
+    settings["dtype"] = "float32"
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def sd15(folder: Path, runs: dict[str, str]) -> dict:
+    """The Stable Diffusion 1.5 folder: tokenizer, text encoder, VAE, UNet, scheduler, feature extractor."""
+    clip = RUNS / runs["clip"] / "export"
+    pipe = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(RUNS / runs["vae"] / "export", dtype=torch.float16),
+        text_encoder=CLIPTextModel.from_pretrained(clip, dtype=torch.float16),
+        tokenizer=CLIPTokenizer.from_pretrained(clip),
+        unet=UNet2DConditionModel.from_pretrained(RUNS / runs["unet"] / "export", dtype=torch.float16),
+        scheduler=DPMSolverMultistepScheduler(),
+        feature_extractor=CLIPImageProcessor.from_pretrained(clip),
+        safety_checker=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder, max_shard_size=SHARD)
+    run_in_float32(folder / "text_encoder" / "config.json")
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
+    StableDiffusionPipeline.from_pretrained(folder)
+    return {part: facts(runs[part]) for part in ("clip", "vae", "unet")}
+
+
+def clip(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["clip"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    run_in_float32(folder / "config.json")
+    CLIPModel.from_pretrained(folder)
+    return {"clip": facts(runs["clip"])}
+
+
+def classifier(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["classifier"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    run_in_float32(folder / "config.json")
+    AutoModelForImageClassification.from_pretrained(folder)
+    return {"classifier": facts(runs["classifier"])}
+
+
+def community(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["community"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    return {"community": facts(runs["community"])}
+
+
+def forget_paths(folder: Path) -> None:
+    """Take out of the configurations where the weights were loaded from."""
+    for path in folder.rglob("*.json"):
+        settings = json.loads(path.read_text())
+        if isinstance(settings, dict) and settings.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+MODELS = {"sd15": sd15, "clip": clip, "classifier": classifier, "community": community}
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("card.json", "README.md"))
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in paths}
+
+
+def write_card(folder: Path, card: dict) -> None:
+    """card.json for programs and README.md for people, from the same facts."""
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    lines = [
+        f"# Pocket `{card['name']}`",
+        "",
+        card["about"],
+        "",
+        "## How it was trained",
+        "",
+        "| part | recipe | steps | samples | minutes | device | date |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for part, fact in card["parts"].items():
+        row = "| {} | `{recipe}` | {steps:,} | {samples:,} | {minutes:,} | {device} | {date} |"
+        lines.append(row.format(part, **fact))
+    lines += [
+        "",
+        "Data: the picture-book world that `sdhelpers.world` draws (drawings and licences: `data/drawings`).",
+        "",
+        "## Scores",
+        "",
+        "| measure | value |",
+        "|---|---|",
+    ]
+    scores = {
+        f"{part}: {key}": value for part, fact in card["parts"].items() for key, value in fact.get("scores", {}).items()
+    } | card.get("scores", {})
+    lines += [f"| {key} | {value} |" for key, value in scores.items()]
+    if "nouns" in card:
+        lines += ["", "## What it has learnt to draw", "", f"{len(card['nouns'])} nouns: {', '.join(card['nouns'])}."]
+        lines += ["Any of the world's styles, places, colours and quality words goes with them."]
+    for title, text in card.get("notes", {}).items():
+        lines += ["", f"## {title}", "", text]
+    lines += ["", "## Files", "", "| file | SHA-256 |", "|---|---|"]
+    lines += [f"| {name} | `{digest}` |" for name, digest in card["files"].items()]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+ABOUT = {
+    "sd15": "Stable Diffusion 1.5 in miniature: the same classes and file formats, trained from scratch on drawn "
+    "scenes of 128x128 pixels. MIT licence, like the rest of the project.",
+    "clip": "CLIP in miniature, trained on drawn scenes and their captions; its text tower is `sd15`'s text encoder.",
+    "community": "A fine-tuned sd15 that draws everything as an old brown-and-cream postcard. Only the tensors that "
+    "differ from sd15 are here; `sdhelpers.models.locate_file` makes the whole single-file checkpoint.",
+    "classifier": "The judge: names noun, style, place, relation and quality of a scene. Trained on drawn scenes "
+    "only; part of no pipeline.",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=MODELS)
+    for part in ("vae", "clip", "unet", "classifier", "community"):
+        parser.add_argument(f"--{part}", default=part, help="the run to take this part from")
+    options = vars(parser.parse_args())
+    for name in options["names"]:
+        folder, new = POCKET / name, POCKET / f"{name}.new"
+        shutil.rmtree(new, ignore_errors=True)
+        POCKET.mkdir(parents=True, exist_ok=True)
+        card = {"name": name, "about": ABOUT[name], "parts": MODELS[name](new, options)}
+        for run in card["parts"]:
+            keep_curve(options[run])
+        forget_paths(new)
+        if "unet" in card["parts"]:
+            card["nouns"] = card["parts"]["unet"].pop("nouns")
+        card["files"] = file_hashes(new)
+        old = json.loads((folder / "card.json").read_text()) if (folder / "card.json").exists() else {}
+        if old.get("files") == card["files"]:
+            card = {**old, **card}
+        if name == "community":
+            card["single_file_sha256"] = sha256(models.build_single_file(new, models.BUILT / "community.safetensors"))
+        write_card(new, card)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(new, folder)
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        print(f"{folder.relative_to(POCKET.parents[1])}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

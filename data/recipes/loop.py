@@ -1,0 +1,262 @@
+"""The training loop that every recipe shares: resumable, on a CPU or a GPU, bf16 where it pays.
+
+A recipe gives a model, a dataset addressed by number, and a loss. The loop keeps everything in
+`data/recipes/runs/NAME/` (never committed): the checkpoint it resumes from, the history, the loss
+curve as a picture, and the averaged weights.
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.training_utils import EMAModel
+from torch.utils.data import DataLoader, Dataset
+
+RECIPES = Path(__file__).resolve().parent
+RUNS = RECIPES / "runs"
+LOG_EVERY = 20  # steps that one point of the history averages over
+
+
+def arguments(description: str, **defaults: Any) -> argparse.Namespace:
+    """The options that every recipe has; a recipe gives its own defaults, and may add more of its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=defaults.pop("steps"), help="steps of the whole training")
+    parser.add_argument("--minutes", type=float, help="pause after so many minutes; run again to go on")
+    parser.add_argument("--batch", type=int, default=defaults.pop("batch"))
+    parser.add_argument("--lr", type=float, default=defaults.pop("lr"))
+    parser.add_argument("--decay", type=float, default=0.3, help="last part of the steps with a falling rate")
+    parser.add_argument("--ema", type=float, default=defaults.pop("ema", 0.999))
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the world (a GPU wants many)")
+    parser.add_argument("--compile", action="store_true", help="compile the loss (minutes once, then faster)")
+    parser.add_argument("--save-every", type=float, default=5.0, help="minutes between checkpoints")
+    parser.add_argument("--fresh", action="store_true", help="forget the checkpoint and begin again")
+    parser.add_argument("--init", type=Path, help="begin with the weights of this folder")
+    parser.add_argument("--run", help="name of the folder in runs/ (default: the recipe's own)")
+    for name, default in defaults.items():
+        flag = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
+        parser.add_argument(f"--{name.replace('_', '-')}", **flag)
+    return parser.parse_args()
+
+
+class Progress:
+    """Where the training stands. Accelerate saves and loads it with the rest."""
+
+    def __init__(self) -> None:
+        self.step, self.samples, self.seconds, self.history = 0, 0, 0.0, []
+
+    def state_dict(self) -> dict:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+class FromSample(torch.utils.data.Sampler):
+    """Sample numbers in order from where the training stands: a resumed run sees what comes next."""
+
+    def __init__(self, first: int):
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.first
+        while True:
+            yield number
+            number += 1
+
+
+def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200) -> float:
+    """Rise over `warmup` steps, stay, and fall to zero over the last `decay` part of `steps`."""
+    falling = steps * decay
+    rest = (steps - step) / falling if falling else 1.0
+    return max(0.0, min(1.0, (step + 1) / warmup, rest))
+
+
+def precision() -> str:
+    """bf16 where the hardware multiplies it faster: a GPU since Ampere, or AVX-512 BF16 / AMX."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return "bf16" if has_bf16 else "no"
+
+
+class Training:
+    """One run of a recipe: prepares, resumes, trains, and hands back the averaged weights."""
+
+    def __init__(self, name: str, model: torch.nn.Module, options: argparse.Namespace, seed: int = 0):
+        torch.set_flush_denormal(True)
+        set_seed(seed)
+        self.name, self.options = options.run or name, options
+        self.folder = RUNS / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator = Accelerator(mixed_precision=precision())
+        self.device = self.accelerator.device
+        model.to(self.device, memory_format=torch.channels_last).train()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        plain = [p for p in trained if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, options.steps, options.decay)
+        )
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.schedule = schedule
+        self.ema = EMAModel(trained, decay=options.ema, use_ema_warmup=True, power=0.75)
+        self.progress = Progress()
+        self.accelerator.register_for_checkpointing(self.schedule, self.ema, self.progress)
+        self._resume()
+
+    def _resume(self) -> None:
+        checkpoint = self.folder / "checkpoint"
+        if self.options.fresh:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        if checkpoint.exists():
+            self.accelerator.load_state(checkpoint)
+            self.progress.samples = self.progress.samples or self.progress.step * self.options.batch
+            self.ema.to(self.device)
+            for group in self.optimizer.param_groups:
+                group["initial_lr"] = self.options.lr
+            self.schedule.base_lrs = [self.options.lr] * len(self.schedule.base_lrs)
+            print(f"{self.name}: going on from step {self.progress.step}", flush=True)
+
+    def save(self) -> None:
+        """Write the checkpoint under a temporary name, then put it in the old one's place."""
+        new, old = self.folder / "checkpoint.new", self.folder / "checkpoint"
+        shutil.rmtree(new, ignore_errors=True)
+        self.accelerator.save_state(new)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(new, old)
+        history = self.folder / "history.json"
+        history.with_suffix(".part").write_text(json.dumps(self.progress.history))
+        os.replace(history.with_suffix(".part"), history)
+        if self.progress.history:
+            draw_curve(self.progress.history, self.folder / "curve.png", self.name)
+
+    def run(
+        self,
+        dataset: Dataset,
+        prepare: Callable[[Any], tuple[torch.Tensor, ...]],
+        loss_of: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]],
+        collate: Callable[[list], Any] | None = None,
+    ) -> bool:
+        """Train until `steps` or `minutes` are over. True when all the steps are done.
+
+        `prepare` turns a batch into tensors on the device, without gradients. `loss_of(model, *tensors)`
+        gives the loss and a dictionary of what else to record.
+        """
+        options, progress = self.options, self.progress
+        batches = iter(
+            DataLoader(
+                dataset,
+                batch_size=options.batch,
+                sampler=FromSample(progress.samples),
+                num_workers=options.workers,
+                collate_fn=collate,
+                pin_memory=self.device.type == "cuda",
+            )
+        )
+        if options.compile:
+            loss_of = torch.compile(loss_of)
+        started = last_save = time.monotonic()
+        before, sums, counted = progress.seconds, {}, 0
+        while progress.step < options.steps:
+            with torch.no_grad(), self.accelerator.autocast():
+                tensors = prepare(next(batches))
+            with self.accelerator.autocast():
+                loss, metrics = loss_of(self.model, *tensors)
+            self.accelerator.backward(loss)
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+            if torch.isfinite(norm):
+                self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.schedule.step()
+            self.ema.step([p for p in self.model.parameters() if p.requires_grad])
+            progress.step += 1
+            progress.samples += options.batch
+            for key, value in {"loss": loss, **metrics}.items():
+                sums[key] = sums.get(key, 0.0) + value.detach().float()
+            counted += 1
+            if progress.step % LOG_EVERY == 0:
+                now = time.monotonic()
+                progress.seconds = before + now - started
+                entry = {key: round(float(value) / counted, 6) for key, value in sums.items()}
+                progress.history.append({"step": progress.step, "seconds": round(progress.seconds), **entry})
+                sums, counted = {}, 0
+                self._report(entry)
+                if now - last_save > 60 * options.save_every:
+                    self.save()
+                    last_save = time.monotonic()
+                if options.minutes and now - started > 60 * options.minutes:
+                    break
+        progress.seconds = before + time.monotonic() - started
+        self.save()
+        return progress.step >= options.steps
+
+    def _report(self, entry: dict[str, float]) -> None:
+        progress = self.progress
+        rate = progress.samples / max(1.0, progress.seconds)
+        numbers = "  ".join(f"{key} {value:.4f}" for key, value in entry.items())
+        print(
+            f"{self.name} {progress.step}/{self.options.steps}  {progress.seconds / 60:.1f} min  "
+            f"{rate:.1f} samples/s  {numbers}",
+            flush=True,
+        )
+
+    def averaged_model(self) -> torch.nn.Module:
+        """The model with its averaged weights, in evaluation mode on the CPU in float32."""
+        model = self.accelerator.unwrap_model(self.model)
+        self.ema.copy_to([p for p in model.parameters() if p.requires_grad])
+        return model.to("cpu", memory_format=torch.contiguous_format).float().eval()
+
+    def facts(self) -> dict[str, Any]:
+        """What a model card tells of the training."""
+        on_gpu = self.device.type == "cuda"
+        device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
+        return {
+            "steps": self.progress.step,
+            "samples": self.progress.samples,
+            "minutes": round(self.progress.seconds / 60, 1),
+            "device": device,
+            "date": time.strftime("%Y-%m-%d"),
+            "learning_rate": self.options.lr,
+            "batch": self.options.batch,
+        }
+
+
+def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
+    """Every recorded quantity over the steps, smoothed, each in a panel of its own."""
+    names = [key for key in history[-1] if key not in ("step", "seconds")]
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.4 * rows), squeeze=False)
+    for axis, name in zip(axes.flat, names):
+        points = [(h["step"], h[name]) for h in history if name in h]
+        window = max(1, len(points) // 60)
+        smooth = [
+            sum(v for _, v in points[max(0, i - window) : i + 1]) / min(i + 1, window + 1) for i in range(len(points))
+        ]
+        axis.plot([s for s, _ in points], smooth, linewidth=1.2)
+        axis.set(title=name, xlabel="step")
+        if min(smooth) > 0:
+            axis.set_yscale("log")
+    for axis in axes.flat[len(names) :]:
+        axis.axis("off")
+    figure.suptitle(f"{title}: {history[-1]['seconds'] / 60:.0f} minutes")
+    figure.tight_layout()
+    temporary = path.with_suffix(".part.png")
+    figure.savefig(temporary, dpi=80)
+    plt.close(figure)
+    os.replace(temporary, path)

@@ -1,0 +1,104 @@
+"""Train the judge that the evaluation and the chapters ask what a picture shows.
+
+    python data/recipes/train_classifier.py
+
+A ResNet with six heads over the world's words; it sees every combination, the held-out ones too, and
+slightly softened images, so that a VAE's blur does not count as a mistake.
+"""
+
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from loop import Training, arguments
+from scenes_data import FRESH
+from sdhelpers import world
+from sdhelpers.classifier import HEADS, split_heads, to_batch
+
+NOUNS, STYLES = HEADS["noun"], HEADS["style"]
+
+
+def targets(description: world.Description) -> torch.Tensor:
+    """One row of target probabilities over all labels; an all-zero part counts for nothing."""
+    row = {head: torch.zeros(len(labels)) for head, labels in HEADS.items()}
+    for noun in description.nouns:
+        row["noun"][NOUNS.index(noun)] = 1 / len(description.nouns)
+    for head in ("style", "place", "quality"):
+        row[head][HEADS[head].index(getattr(description, head))] = 1
+    row["relation"][HEADS["relation"].index(description.relation or "alone")] = 1
+    if description.relation in ("on top of", "riding"):
+        row["upper"][NOUNS.index(description.nouns[0])] = 1
+    return torch.cat(list(row.values()))
+
+
+def scene(number: int) -> world.Scene:
+    rng = np.random.RandomState(number)
+    return world.draw(world.describe(rng, NOUNS, STYLES, held_out=True), rng)
+
+
+class LabelledScenes(Dataset):
+    def __getitem__(self, number: int):
+        drawn = scene(number)
+        return to_batch([drawn.image])[0], targets(drawn.description)
+
+
+def loss_of(model, pixels: torch.Tensor, target: torch.Tensor):
+    parts, goals = split_heads(model(pixel_values=pixels).logits.float()), split_heads(target)
+    losses = {head: -(goals[head] * F.log_softmax(parts[head], 1)).sum(1).mean() for head in HEADS}
+    right = (parts["noun"].argmax(1) == goals["noun"].argmax(1)).float().mean()
+    return sum(losses.values()), {"noun_right": right, "style": losses["style"], "place": losses["place"]}
+
+
+@torch.no_grad()
+def score(model, count: int = 2000) -> dict[str, float]:
+    """Share of fresh single-object scenes of every quality that each head names rightly."""
+    right, seen = dict.fromkeys(("noun", "style", "place", "quality"), 0), 0
+    for first in range(FRESH, FRESH + 4 * count, 64):
+        scenes = [s for s in map(scene, range(first, first + 64)) if len(s.description.nouns) == 1]
+        parts = split_heads(model(pixel_values=to_batch([s.image for s in scenes])).logits)
+        for head in right:
+            wanted = [s.description.nouns[0] if head == "noun" else getattr(s.description, head) for s in scenes]
+            chosen = parts[head].argmax(1).tolist()
+            right[head] += sum(HEADS[head][i] == w for i, w in zip(chosen, wanted))
+        seen += len(scenes)
+        if seen >= count:
+            break
+    return {head: round(number / seen, 4) for head, number in right.items()}
+
+
+def main() -> None:
+    options = arguments(__doc__, steps=6000, batch=64, lr=2e-3)
+    labels = [f"{head}: {label}" for head, names in HEADS.items() for label in names]
+    config = ResNetConfig(
+        embedding_size=32,
+        hidden_sizes=[48, 96, 192, 256],
+        depths=[1, 2, 2, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    torch.manual_seed(0)
+    training = Training("classifier", ResNetForImageClassification(config), options)
+
+    def prepare(batch):
+        pixels, target = (part.to(training.device) for part in batch)
+        soft = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        amount = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+        pixels = torch.lerp(pixels, soft, amount) + 0.03 * torch.randn_like(pixels)
+        return pixels.to(memory_format=torch.channels_last), target
+
+    training.run(LabelledScenes(), prepare, loss_of)
+    model = training.averaged_model()
+    scores = score(model)
+    print(scores)
+    model.half().save_pretrained(training.folder / "export")
+    facts = {**training.facts(), "recipe": "data/recipes/train_classifier.py", "scores": scores}
+    (training.folder / "export" / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The command line: python -m sdhelpers doctor | run 3 | lab | bench | test | ...
+
+Imports only the standard library until the pinned libraries are known to be there.
+"""
+
+import argparse
+import ast
+import subprocess
+import sys
+import webbrowser
+from pathlib import Path
+
+from sdhelpers import environment
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sdhelpers", description="Run the companion's chapters.")
+    parser.add_argument("--setup", action="store_true", help="first make .venv with the pinned libraries (once)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("doctor", help="report on this computer: OK, or what to do")
+    for name, text in (("run", "execute a chapter"), ("store", "execute a chapter and store it with its outputs")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("chapter", type=int)
+        command.add_argument("--out", type=Path, default=Path("outputs"), help="folder for the executed notebook")
+        if name == "run":
+            command.add_argument("--tier", choices=("pocket", "full"))
+            command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+            command.add_argument("--open", action="store_true", help="show the result in the browser")
+    commands.add_parser("lab", help="open JupyterLab on the chapters")
+    bench = commands.add_parser("bench", help="measure time and memory of an image on this computer")
+    bench.add_argument("--threads", type=int, default=2)
+    commands.add_parser("test", help="run the tests; further arguments go to pytest")
+    commands.add_parser("lint", help="check the code with ruff")
+    commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
+    options, further = parser.parse_known_args(arguments)
+    if further and options.command != "test":
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    options.pytest = further
+    return options
+
+
+def value(text: str):
+    """A parameter as Python reads it: 7, 7.5, True, [1, 2]; anything else is text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def doctor(options: argparse.Namespace) -> int:
+    findings = list(environment.examine())
+    print(environment.report(findings))
+    return int(any(f.advice and f.essential for f in findings))
+
+
+def run(options: argparse.Namespace) -> int:
+    from sdhelpers import notebooks
+
+    parameters = {name: value(text) for name, text in options.parameter}
+    if options.tier:
+        parameters["tier"] = options.tier
+    try:
+        executed = notebooks.run(options.chapter, options.out, parameters).path
+    except notebooks.ChapterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    page = notebooks.to_html(executed)
+    print(f"Chapter {options.chapter} ran to its end: {executed}\nTo read it in a browser: {page}")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+def store(options: argparse.Namespace) -> int:
+    from sdhelpers import notebooks
+
+    try:
+        print("Stored", notebooks.store(options.chapter, options.out))
+    except notebooks.ChapterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def lab(options: argparse.Namespace) -> int:
+    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(environment.ROOT / "notebooks")]).returncode
+
+
+def bench(options: argparse.Namespace) -> int:
+    from sdhelpers import benchmark
+
+    print(benchmark.table(options.threads))
+    return 0
+
+
+def test(options: argparse.Namespace) -> int:
+    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=environment.ROOT).returncode
+
+
+def lint(options: argparse.Namespace) -> int:
+    ruff = [sys.executable, "-m", "ruff"]
+    checks = [[*ruff, "check", "."], [*ruff, "format", "--check", "."]]
+    return max(subprocess.run(check, cwd=environment.ROOT).returncode for check in checks)
+
+
+def relink(options: argparse.Namespace) -> int:
+    from sdhelpers import notebooks
+
+    for path in notebooks.relink():
+        print("Rewrote", path)
+    return 0
+
+
+COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, bench, test, lint, relink)}
+
+
+def start_again_inside(python: Path, arguments: list[str]) -> int:
+    """Run the same command with the environment's own Python."""
+    command = [str(python), "-m", "sdhelpers", *(a for a in arguments if a != "--setup")]
+    return subprocess.run(command).returncode
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = parse(arguments)
+    place = environment.folder()
+    inside = Path(sys.prefix).resolve() == place.resolve()
+    try:
+        if options.setup and not inside:
+            environment.make(place)
+            return start_again_inside(environment.python_of(place), arguments)
+        if environment.dependencies_missing() and not inside and environment.is_ready(place):
+            return start_again_inside(environment.python_of(place), arguments)
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    if environment.dependencies_missing() and options.command != "doctor":
+        print(
+            "The libraries are not installed for this Python: run `python -m sdhelpers --setup ...` once.",
+            file=sys.stderr,
+        )
+        return 1
+    return COMMANDS[options.command](options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

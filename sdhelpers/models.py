@@ -1,0 +1,181 @@
+"""Where the models are: one registry for the pocket tier (in this repository) and the full tier (on the hub).
+
+    path = models.locate("sd15", tier)
+    pipe = StableDiffusionPipeline.from_pretrained(path, variant=models.variant("sd15", tier), dtype=dtype)
+
+`locate` gives a folder that is complete and unaltered, or raises ModelError with one sentence that says
+what to do. Nothing is downloaded before it is known that it fits. Built in chapters 3 and 6.
+"""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+from sdhelpers.hub import HubModel, ModelError, download, sha256
+
+ROOT = Path(__file__).resolve().parents[1]
+POCKET = ROOT / "data" / "pocket"
+BUILT = ROOT / "outputs" / "models"
+TIERS = ("pocket", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One name of the chapters, in both tiers. `full` is None where only the pocket tier has it."""
+
+    name: str
+    loaded_by: str  # the library's class
+    size: int  # width and height in pixels that it was trained for
+    full: HubModel | None = None
+    full_size: int = 512
+
+
+SD15_PARAMETERS = 859_520_964 + 83_653_863 + 123_060_480  # UNet, VAE, text encoder
+
+SD15 = HubModel(
+    repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    files=(
+        "model_index.json",
+        "*/*.json",
+        "*/merges.txt",
+        "text_encoder/*.fp16.safetensors",
+        "unet/*.fp16.safetensors",
+        "vae/*.fp16.safetensors",
+    ),
+    variant="fp16",
+    download=246_144_864 + 1_719_125_304 + 167_335_342 + 2_000_000,
+    parameters=SD15_PARAMETERS,
+    licence="CreativeML OpenRAIL-M",
+)
+
+DREAMSHAPER = HubModel(
+    repository="Lykon/DreamShaper",
+    revision="main",
+    files=("DreamShaper_8_pruned.safetensors",),
+    sha256="879db523c30d3b9017143d56705015e15a2cb5628762c11d086fed9538abd7fd",
+    download=2 * SD15_PARAMETERS,
+    parameters=SD15_PARAMETERS,
+    licence="CreativeML OpenRAIL-M",
+)
+
+CLIP = HubModel(
+    repository="openai/clip-vit-base-patch32",
+    revision="b33cedfd0df4e43b8238760678fcc89e1a0d38b3",
+    files=("*.json", "merges.txt", "model.safetensors"),
+    download=605_157_884 + 4_000_000,
+    parameters=151_277_313,
+    working=300_000_000,
+    licence="MIT",
+)
+
+REGISTRY = {
+    model.name: model
+    for model in (
+        Model("sd15", "StableDiffusionPipeline", 128, SD15, 512),
+        Model("community", "StableDiffusionPipeline.from_single_file", 128, DREAMSHAPER, 512),
+        Model("clip", "CLIPModel", 128, CLIP, 224),
+        Model("classifier", "ResNetForImageClassification", 128),
+    )
+}
+
+
+def entry(name: str) -> Model:
+    """The registry's entry. Raises ModelError with the known names for an unknown one."""
+    if name not in REGISTRY:
+        raise ModelError(f"There is no model {name!r}; the registry knows {', '.join(REGISTRY)}.")
+    return REGISTRY[name]
+
+
+def check_tier(tier: str) -> str:
+    """The tier itself, or ModelError when it is neither "pocket" nor "full"."""
+    if tier not in TIERS:
+        raise ModelError(f'tier must be "pocket" or "full", not {tier!r}.')
+    return tier
+
+
+def locate(name: str, tier: str = "pocket") -> Path:
+    """The folder of a model, ready for `from_pretrained`: checked, and for `full` downloaded if it fits."""
+    model = entry(name)
+    if check_tier(tier) == "pocket":
+        return verify(POCKET / name)
+    if model.full is None:
+        raise ModelError(f'{name!r} exists in the pocket tier only: use tier = "pocket" for it.')
+    return download(model.full)
+
+
+def locate_file(name: str, tier: str = "pocket") -> Path:
+    """A checkpoint as one .safetensors file in the original layout, ready for `from_single_file`.
+
+    The pocket tier ships only the tensors that differ from sd15; the whole file is put together from both
+    on first use (60 MB in outputs/models).
+    """
+    folder = locate(name, tier)
+    if tier == "full":
+        return folder / entry(name).full.files[0]
+    path = BUILT / f"{name}.safetensors"
+    expected = json.loads((folder / "card.json").read_text(encoding="utf-8"))["single_file_sha256"]
+    if not path.exists() or sha256(path) != expected:
+        build_single_file(folder, path)
+    return path
+
+
+def build_single_file(folder: Path, path: Path) -> Path:
+    """sd15 with some of the UNet's tensors exchanged, as one file."""
+    from diffusers import StableDiffusionPipeline
+    from safetensors.torch import load_file
+
+    from sdhelpers.single_file import save_single_file
+
+    pipe = StableDiffusionPipeline.from_pretrained(locate("sd15"))
+    pipe.unet.load_state_dict(load_file(folder / "changed.safetensors"), strict=False)
+    return save_single_file(pipe, path)
+
+
+def variant(name: str, tier: str = "pocket") -> str | None:
+    """The `variant` argument that `from_pretrained` needs beside `locate`: "fp16" or None."""
+    model = entry(name)
+    return model.full.variant if check_tier(tier) == "full" and model.full else None
+
+
+def default_size(name: str, tier: str = "pocket") -> int:
+    """Width and height in pixels that the model was trained for."""
+    return entry(name).full_size if check_tier(tier) == "full" else entry(name).size
+
+
+def nouns() -> list[str]:
+    """The nouns that the pocket sd15 has learnt to draw, from its card; the world may have more."""
+    return json.loads((verify(POCKET / "sd15") / "card.json").read_text(encoding="utf-8"))["nouns"]
+
+
+@functools.cache
+def verify(folder: Path) -> Path:
+    """Check every file of a shipped model against its card's SHA-256, once a process; return the folder."""
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        files = dict(card["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{_short(folder)} has no readable card.json: restore it with `git checkout -- data/pocket`."
+        ) from error
+    for name, digest in files.items():
+        problem = _file_problem(folder / name, digest)
+        if problem:
+            raise ModelError(f"{_short(folder / name)} {problem}: restore it with `git checkout -- data/pocket`.")
+    return folder
+
+
+def _file_problem(path: Path, digest: str) -> str | None:
+    """What is wrong with a shipped file, in a few words, or None."""
+    if not path.is_file():
+        return "is missing"
+    if path.suffix == ".safetensors" and path.stat().st_size < 1000:
+        return "is not a weights file"
+    if sha256(path) != digest:
+        return "is damaged or was changed (its SHA-256 is not the one on the model card)"
+    return None
+
+
+def _short(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name

@@ -1,0 +1,125 @@
+"""A reader's way in a real browser: JupyterLab, chapter 3, all cells, another seed, another picture."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from sdhelpers import notebooks
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        path = CHROMIUM or p.chromium.executable_path
+        if not Path(path).exists():
+            if os.environ.get("CI"):
+                pytest.fail("CI must have a browser: install chromium.")
+            pytest.skip("no Chromium here: install chromium, or run `playwright install chromium`")
+        browser = p.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab on a copy of the notebooks; yields its address."""
+    folder = tmp_path / "notebooks"
+    shutil.copytree(notebooks.NOTEBOOKS, folder)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root",
+               "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+    # All cells stay in the page, however far one has scrolled, and no question about news covers them.
+    for name, setting in {
+        "notebook-extension/tracker": '{"windowingMode": "none"}',
+        "apputils-extension/notification": '{"fetchNews": "false"}',
+    }.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(setting)
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+           "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_a_reader_runs_chapter_3_and_draws_with_another_seed(lab, browser, tmp_path):
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{lab}/lab/tree/{notebooks.file_name(3)}")
+    page.wait_for_selector(".jp-Notebook", timeout=120_000)
+    page.wait_for_selector("[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    run_all_cells(page)
+    panel = page.locator(".sdhelpers-explorer").first
+    panel.wait_for(timeout=300_000)
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'"
+        " && document.querySelectorAll('.sdhelpers-explorer').length > 0",
+        timeout=300_000,
+    )
+    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    panel.scroll_into_view_if_needed()
+    draw_with_seed(page, panel, 1)
+    first = panel.locator("img").first.get_attribute("src")
+    draw_with_seed(page, panel, 2)
+    second = panel.locator("img").first.get_attribute("src")
+    panel.screenshot(path=artefacts / "explorer.png")
+    page.screenshot(path=artefacts / "jupyterlab.png")
+    assert first != second, "another seed draws another picture"
+    assert panel.locator("img").count() >= 3, "the picture and a strip of two"
+
+
+def run_all_cells(page) -> None:
+    """Choose Run All Cells; again while no cell has begun, as a click before the kernel is connected does nothing."""
+    for _ in range(4):
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        try:
+            page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=20_000, state="attached")
+            return
+        except Exception as error:
+            if "Timeout" not in type(error).__name__:
+                raise
+    raise AssertionError("no cell began to run")
+
+
+def draw_with_seed(page, panel, seed: int) -> None:
+    """Type a seed, click Generate, wait for the new picture."""
+    before = panel.locator("img").first.get_attribute("src")
+    box = panel.locator("input[type=number]").first
+    box.fill(str(seed))
+    box.press("Enter")
+    panel.get_by_role("button", name="Generate").click()
+    for _ in range(240):
+        if panel.locator("img").first.get_attribute("src") != before:
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("no new picture within a minute")
