@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdhelpers import notebooks
+from sdhelpers import models, notebooks
 from sdhelpers.measures import difference
 
 WRITTEN = list(notebooks.existing().items())
@@ -48,6 +48,15 @@ def test_github_can_draw_it(chapter, path):
 def test_nothing_of_the_authors_machine_is_in_it(chapter, path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(home|root|Users|tmp|work)/|[A-Z]:\\\\", text)
+
+
+def test_nothing_of_the_authors_machine_is_in_the_models_settings():
+    files = [p for p in models.POCKET.rglob("*.json") if p.name != "tokenizer.json"]
+    assert files
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert "_name_or_path" not in text, path
+        assert not re.search(r'"/|recipes/runs|[A-Z]:\\\\', text), path
 
 
 @chapters
@@ -94,7 +103,7 @@ def test_badges_navigation_and_the_readme_are_up_to_date(monkeypatch):
 
 
 def test_stored_pictures_are_small_and_look_the_same():
-    noise = np.random.RandomState(0).randint(0, 256, (96, 96, 3), np.uint8)
+    noise = np.random.RandomState(0).randint(0, 256, (16, 16, 3), np.uint8)
     picture = Image.fromarray(noise).resize((128, 128), Image.Resampling.BICUBIC)
     plot = Image.new("RGB", (128, 128), "white")
     plot.paste((31, 119, 180), (20, 20, 90, 30))
@@ -106,4 +115,4 @@ def test_stored_pictures_are_small_and_look_the_same():
         assert list(data) == [kind]
         kept = Image.open(io.BytesIO(base64.b64decode(data[kind])))
         assert len(base64.b64decode(data[kind])) <= len(file.getvalue())
-        assert difference(image, kept) < (0.15 if kind == "image/jpeg" else 0.001)
+        assert difference(image, kept) < (0.03 if kind == "image/jpeg" else 0.001)
