@@ -34,6 +34,7 @@ class HubModel:
     parameters: int  # of all the parts that run
     licence: str
     variant: str | None = None  # "fp16": half-precision files, half the download
+    subfolder: str = ""  # where in the repository the model is
     sha256: str | None = None  # of a single file, where no revision is known
     working: int = 1_500_000_000  # bytes beside the weights while one image is made
 

@@ -12,6 +12,8 @@ import functools
 import json
 from pathlib import Path
 
+from sdhelpers import published
+from sdhelpers.completion import complete, sources
 from sdhelpers.hub import HubModel, ModelError, download, sha256
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,51 +33,15 @@ class Model:
     full_size: int = 512
 
 
-SD15_PARAMETERS = 859_520_964 + 83_653_863 + 123_060_480  # UNet, VAE, text encoder
-
-SD15 = HubModel(
-    repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    files=(
-        "model_index.json",
-        "*/*.json",
-        "*/merges.txt",
-        "text_encoder/*.fp16.safetensors",
-        "unet/*.fp16.safetensors",
-        "vae/*.fp16.safetensors",
-    ),
-    variant="fp16",
-    download=246_144_864 + 1_719_125_304 + 167_335_342 + 2_000_000,
-    parameters=SD15_PARAMETERS,
-    licence="CreativeML OpenRAIL-M",
-)
-
-DREAMSHAPER = HubModel(
-    repository="Lykon/DreamShaper",
-    revision="main",
-    files=("DreamShaper_8_pruned.safetensors",),
-    sha256="879db523c30d3b9017143d56705015e15a2cb5628762c11d086fed9538abd7fd",
-    download=2 * SD15_PARAMETERS,
-    parameters=SD15_PARAMETERS,
-    licence="CreativeML OpenRAIL-M",
-)
-
-CLIP = HubModel(
-    repository="openai/clip-vit-base-patch32",
-    revision="b33cedfd0df4e43b8238760678fcc89e1a0d38b3",
-    files=("*.json", "merges.txt", "model.safetensors"),
-    download=605_157_884 + 4_000_000,
-    parameters=151_277_313,
-    working=300_000_000,
-    licence="MIT",
-)
-
 REGISTRY = {
     model.name: model
     for model in (
-        Model("sd15", "StableDiffusionPipeline", 128, SD15, 512),
-        Model("community", "StableDiffusionPipeline.from_single_file", 128, DREAMSHAPER, 512),
-        Model("clip", "CLIPModel", 128, CLIP, 224),
+        Model("sd15", "StableDiffusionPipeline", 128, published.SD15, 512),
+        Model("inpainting", "StableDiffusionInpaintPipeline", 128, published.INPAINTING, 512),
+        Model("community", "StableDiffusionPipeline.from_single_file", 128, published.DREAMSHAPER, 512),
+        Model("safety-checker", "StableDiffusionSafetyChecker", 128, published.SAFETY_CHECKER, 224),
+        Model("clip", "CLIPModel", 128, published.CLIP, 224),
+        Model("clipseg", "CLIPSegForImageSegmentation", 128, published.CLIPSEG, 352),
         Model("classifier", "ResNetForImageClassification", 128),
     )
 }
@@ -99,10 +65,18 @@ def locate(name: str, tier: str = "pocket") -> Path:
     """The folder of a model, ready for `from_pretrained`: checked, and for `full` downloaded if it fits."""
     model = entry(name)
     if check_tier(tier) == "pocket":
-        return verify(POCKET / name)
+        return _whole(verify(POCKET / name))
     if model.full is None:
         raise ModelError(f'{name!r} exists in the pocket tier only: use tier = "pocket" for it.')
-    return download(model.full)
+    return download(model.full) / model.full.subfolder
+
+
+def _whole(folder: Path) -> Path:
+    """The checked folder itself, or the whole model made of it where it shares weights with others."""
+    shares = sources(json.loads((folder / "card.json").read_text(encoding="utf-8")))
+    for name in shares:
+        verify(POCKET / name)
+    return complete(folder, POCKET, BUILT) if shares else folder
 
 
 def locate_file(name: str, tier: str = "pocket") -> Path:

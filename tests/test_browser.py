@@ -104,7 +104,7 @@ def walk(page, address: str, artefacts: Path) -> None:
 
 
 def run_all_cells(page) -> None:
-    """Wait until the notebook's kernel answers (earlier, JupyterLab would ask which one to take), then Run All Cells."""
+    """Run All Cells, once the kernel answers: earlier, JupyterLab would ask which one to take."""
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext", timeout=120_000)
     kernel = page.evaluate(
         """async () => {

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import CLIPConfig, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTextConfig, CLIPTextModel
 
-from sdhelpers import hub, models
+from sdhelpers import hub, models, published
 from sdhelpers.hub import ModelError
 
 # The configuration that the published Stable Diffusion 1.5 has.
@@ -54,7 +55,8 @@ def copy_of_sd15(tmp_path):
 
 def test_every_shipped_model_is_what_its_card_says():
     for name in models.REGISTRY:
-        folder = models.locate(name)
+        models.locate(name)
+        folder = models.POCKET / name
         card = json.loads((folder / "card.json").read_text())
         there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         assert there - set(card["files"]) == {"card.json", "README.md"}, "every file is on the card"
@@ -120,9 +122,9 @@ def test_the_full_tier_says_what_is_wrong_before_any_download(monkeypatch, tmp_p
     monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", lambda **options: missing(options))
     monkeypatch.setattr(hub.hub, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match=r"needs about 5\.8 GB of memory and 3\.0 GB are free"):
-        hub.check_memory(models.SD15, available=3 * 10**9, bytes_per_number=4)
+        hub.check_memory(published.SD15, available=3 * 10**9, bytes_per_number=4)
     with pytest.raises(ModelError, match=r"download of 2\.1 GB and only 1\.0 GB are free"):
-        hub.check_disk(models.SD15, free=10**9)
+        hub.check_disk(published.SD15, free=10**9)
     monkeypatch.setattr(hub, "memory_here", lambda: (10**12, 2))
     monkeypatch.setattr(hub.hub, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="not on this computer and the hub cannot be reached"):
@@ -141,7 +143,7 @@ def test_a_cached_full_model_is_used_without_a_network(monkeypatch, tmp_path):
         hub.huggingface_hub, "snapshot_download", lambda **options: asked.update(options) or str(tmp_path)
     )
     assert models.locate("sd15", "full") == tmp_path
-    assert asked["revision"] == models.SD15.revision and len(asked["revision"]) == 40
+    assert asked["revision"] == published.SD15.revision and len(asked["revision"]) == 40
     assert models.variant("sd15", "full") == "fp16" and models.variant("sd15") is None
     assert models.default_size("sd15", "full") == 512 and models.default_size("sd15") == 128
 
@@ -155,7 +157,7 @@ def test_a_download_that_breaks_off_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(hub, "check_network", lambda model: None)
     with pytest.raises(ModelError, match=r"broke off \(ConnectionResetError\); run the cell again"):
-        hub.download(replace(models.SD15, download=1000))
+        hub.download(replace(published.SD15, download=1000))
 
 
 def true_sd15(device: str) -> StableDiffusionPipeline:
@@ -180,9 +182,27 @@ def true_sd15(device: str) -> StableDiffusionPipeline:
 def test_the_registry_counts_what_the_true_configuration_has():
     pipe = true_sd15("meta")
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
-    assert sum(p.numel() for part in parts for p in part.parameters()) == models.SD15.parameters
+    assert sum(p.numel() for part in parts for p in part.parameters()) == published.SD15.parameters
     # Half precision is two bytes a number; the files add a header and the tokenizer.
-    assert 0.99 < models.SD15.download / (2 * models.SD15.parameters) < 1.01
+    assert 0.99 < published.SD15.download / (2 * published.SD15.parameters) < 1.01
+
+
+def test_the_registry_counts_what_the_other_published_configurations_have():
+    vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14)
+    clipseg = CLIPSegConfig(
+        text_config={}, vision_config={"patch_size": 16}, use_complex_transposed_convolution=True, projection_dim=512
+    )
+    with torch.device("meta"):
+        counted = {
+            published.INPAINTING: (UNet2DConditionModel(**{**UNET, "in_channels": 9}), true_sd15("meta")),
+            published.CLIPSEG: (CLIPSegForImageSegmentation(clipseg),),
+            published.SAFETY_CHECKER: (
+                StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=768)),
+            ),
+        }
+    for model, (first, *pipe) in counted.items():
+        others = [pipe[0].vae, pipe[0].text_encoder] if pipe else []
+        assert sum(p.numel() for part in (first, *others) for p in part.parameters()) == model.parameters, model
 
 
 def test_the_chapters_calls_run_on_the_true_shapes():

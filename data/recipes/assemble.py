@@ -15,8 +15,22 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import AutoModelForImageClassification, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from transformers import (
+    AutoModelForImageClassification,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPSegForImageSegmentation,
+    CLIPTextModel,
+    CLIPTokenizer,
+)
 
 from loop import RECIPES, RUNS
 from sdhelpers import models
@@ -96,6 +110,26 @@ def community(folder: Path, runs: dict[str, str]) -> dict:
     return {"community": facts(runs["community"])}
 
 
+def clipseg(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["clipseg"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    run_in_float32(folder / "config.json")
+    return {"clipseg": facts(runs["clipseg"])}
+
+
+def safety_checker(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["safety"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    run_in_float32(folder / "config.json")
+    return {"safety": facts(runs["safety"])}
+
+
+def inpainting(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["inpainting"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    index = json.loads((POCKET / "sd15" / "model_index.json").read_text())
+    index["_class_name"] = StableDiffusionInpaintPipeline.__name__
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    return {"inpainting": facts(runs["inpainting"])}
+
+
 def forget_paths(folder: Path) -> None:
     """Take out of the configurations where the weights were loaded from."""
     for path in folder.rglob("*.json"):
@@ -104,7 +138,42 @@ def forget_paths(folder: Path) -> None:
             path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-MODELS = {"sd15": sd15, "clip": clip, "classifier": classifier, "community": community}
+MODELS = {
+    "sd15": sd15,
+    "clip": clip,
+    "classifier": classifier,
+    "community": community,
+    "clipseg": clipseg,
+    "safety-checker": safety_checker,
+    "inpainting": inpainting,
+}
+RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting")
+
+# What a model takes from others, for sdhelpers.completion; those others are assembled before it.
+SHARED = {
+    "clipseg": {
+        "tensors": {"from": "clip", "rename": {"": "clip."}, "into": "model.safetensors"},
+        "files": {name: f"clip/{name}" for name in ("tokenizer.json", "tokenizer_config.json")},
+    },
+    "safety-checker": {
+        "tensors": {
+            "from": "clip",
+            "rename": {"vision_model.": "vision_model.vision_model.", "visual_projection.": "visual_projection."},
+            "into": "model.safetensors",
+        },
+    },
+    "inpainting": {
+        "tensors": {"from": "sd15/unet", "rename": {"": ""}, "into": "unet/diffusion_pytorch_model.safetensors"},
+        "files": {
+            name: f"sd15/{name}" for name in ("feature_extractor", "scheduler", "text_encoder", "tokenizer", "vae")
+        },
+    },
+}
+LOADED_BY = {
+    "clipseg": CLIPSegForImageSegmentation,
+    "safety-checker": StableDiffusionSafetyChecker,
+    "inpainting": StableDiffusionInpaintPipeline,
+}
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -157,6 +226,12 @@ ABOUT = {
     "clip": "CLIP in miniature, trained on drawn scenes and their captions; its text tower is `sd15`'s text encoder.",
     "community": "A fine-tuned sd15 that draws everything as an old brown-and-cream postcard. Only the tensors that "
     "differ from sd15 are here; `sdhelpers.models.locate_file` makes the whole single-file checkpoint.",
+    "clipseg": "CLIPSeg in miniature: from an image and a few words to a mask. Only the decoder is here; "
+    "`sdhelpers.models.locate` adds pocket CLIP.",
+    "safety-checker": "Shows how Stable Diffusion's safety checker works by flagging one harmless thing, a pizza. "
+    "It protects from nothing. Only the direction is here; `sdhelpers.models.locate` adds pocket CLIP's image tower.",
+    "inpainting": "sd15 fine-tuned to paint a masked part of a picture anew (nine input channels). Only the tensors "
+    "that differ from sd15 are here; `sdhelpers.models.locate` adds the others.",
     "classifier": "The judge: names noun, style, place, relation and quality of a scene. Trained on drawn scenes "
     "only; part of no pipeline.",
 }
@@ -165,7 +240,7 @@ ABOUT = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=MODELS)
-    for part in ("vae", "clip", "unet", "classifier", "community"):
+    for part in RUN_NAMES:
         parser.add_argument(f"--{part}", default=part, help="the run to take this part from")
     options = vars(parser.parse_args())
     for name in options["names"]:
@@ -176,6 +251,10 @@ def main() -> None:
         for run in card["parts"]:
             keep_curve(options[run])
         forget_paths(new)
+        if name in SHARED:
+            card["shared"] = SHARED[name]
+        if name == "safety-checker":
+            card["flags"] = card["parts"]["safety"].pop("flags")
         if "unet" in card["parts"]:
             card["nouns"] = card["parts"]["unet"].pop("nouns")
         card["files"] = file_hashes(new)
@@ -187,6 +266,8 @@ def main() -> None:
         write_card(new, card)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(new, folder)
+        if name in SHARED:
+            LOADED_BY[name].from_pretrained(models.locate(name))
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         print(f"{folder.relative_to(POCKET.parents[1])}: {size / 1e6:.1f} MB")
 

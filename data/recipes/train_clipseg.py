@@ -1,0 +1,143 @@
+"""Train pocket CLIPSeg: from an image and a few words to the mask of what the words name.
+
+    python data/recipes/train_clipseg.py
+
+As in the paper (Lüddecke & Ecker 2022) the CLIP underneath stays as it is, read at a higher resolution than it was
+trained for; only the small decoder learns. Prompts are a noun of the scene, its background, or (for an empty mask)
+a noun that is not there. The repository ships the decoder alone; `sdhelpers.models.locate` adds pocket CLIP.
+"""
+
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch.utils.data import Dataset
+from transformers import (
+    CLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPSegProcessor,
+    CLIPTokenizerFast,
+    ViTImageProcessor,
+)
+
+from loop import Training, arguments
+from scenes_data import fresh_scenes
+from sdhelpers import models, world
+from sdhelpers.classifier import to_batch
+from sdhelpers.world.captions import pick
+
+INPUT = 256  # pixels that the vision tower sees: 16 x 16 patches
+BACKGROUND = ("the background", "background")
+WORDINGS = ("a {}", "the {}", "{}", "a picture of a {}")
+
+
+def prompt_and_mask(scene: world.Scene, rng: np.random.RandomState) -> tuple[str, np.ndarray]:
+    """Words and the mask [size, size] that they mean in this scene; `rng` chooses which."""
+    nouns, chance = scene.description.nouns, rng.random_sample()
+    if chance < 0.25:
+        return pick(rng, BACKGROUND), ~np.any(scene.masks, axis=0)
+    wording = pick(rng, WORDINGS)
+    if chance < 0.35:
+        absent = pick(rng, [noun for noun in world.NOUNS if noun not in nouns])
+        return wording.format(absent), np.zeros_like(scene.masks[0])
+    chosen = int(rng.random_sample() * len(nouns))
+    return wording.format(nouns[chosen]), scene.masks[chosen]
+
+
+class Prompted(Dataset):
+    """Scene number i with a prompt: pixels [3, 128, 128] from -1 to 1, the words, the mask as 0 and 1."""
+
+    def __getitem__(self, number: int):
+        rng = np.random.RandomState(number)
+        scene = world.sample(rng)
+        words, mask = prompt_and_mask(scene, rng)
+        return to_batch([scene.image])[0], words, torch.from_numpy(mask.astype(np.float32))
+
+
+def collate(samples):
+    pixels, words, masks = zip(*samples)
+    return torch.stack(pixels), list(words), torch.stack(masks)
+
+
+def build() -> CLIPSegForImageSegmentation:
+    """CLIPSeg around pocket CLIP, the decoder not trained yet."""
+    clip = CLIPModel.from_pretrained(models.locate("clip"), dtype=torch.float32)
+    config = CLIPSegConfig(
+        text_config=clip.config.text_config.to_dict(),
+        vision_config=clip.config.vision_config.to_dict(),
+        projection_dim=clip.config.projection_dim,
+        extract_layers=[1, 3, 5],
+        reduce_dim=64,
+        decoder_intermediate_size=512,
+        use_complex_transposed_convolution=True,
+    )
+    model = CLIPSegForImageSegmentation(config)
+    model.clip.load_state_dict(clip.state_dict())
+    model.clip.requires_grad_(False)
+    return model
+
+
+def processor() -> CLIPSegProcessor:
+    """Images to 256 x 256 from -1 to 1, words to tokens."""
+    images = ViTImageProcessor(size={"height": INPUT, "width": INPUT}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return CLIPSegProcessor(images, CLIPTokenizerFast.from_pretrained(models.locate("clip")))
+
+
+def loss_of(model, pixels: torch.Tensor, tokens: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor):
+    """Binary cross-entropy and the Dice loss, which counts a small object as much as a large one."""
+    logits = model(input_ids=tokens, attention_mask=attention_mask, pixel_values=pixels).logits.float()
+    logits = F.interpolate(logits[:, None], size=masks.shape[-2:], mode="bilinear")[:, 0]
+    entropy = F.binary_cross_entropy_with_logits(logits, masks)
+    overlap, total = (logits.sigmoid() * masks).sum((1, 2)), (logits.sigmoid() + masks).sum((1, 2))
+    dice = 1 - ((2 * overlap + 50) / (total + 50)).mean()
+    return entropy + 0.5 * dice, {"cross_entropy": entropy, "dice": dice}
+
+
+@torch.no_grad()
+def score(model, process: CLIPSegProcessor, count: int = 512) -> dict[str, float]:
+    """Mean intersection over union on fresh scenes: single objects, one of two objects, the background."""
+    values: dict[str, list[float]] = {"noun": [], "one noun of two": [], "the background": []}
+    for scene in fresh_scenes(count):
+        nouns = scene.description.nouns
+        prompts = [f"a {noun}" for noun in nouns] + ["the background"]
+        masks = [*scene.masks, ~np.any(scene.masks, axis=0)]
+        inputs = process(text=prompts, images=[scene.image] * len(prompts), padding=True, return_tensors="pt")
+        logits = model(**inputs).logits
+        logits = F.interpolate(logits[:, None], size=masks[0].shape, mode="bilinear")[:, 0]
+        names = ["noun" if len(nouns) == 1 else "one noun of two"] * len(nouns) + ["the background"]
+        for name, found, mask in zip(names, logits.numpy() > 0, masks):
+            if mask.sum() >= 30:
+                values[name].append(float((found & mask).sum() / (found | mask).sum()))
+    return {f"mean IoU, {name}": round(float(np.mean(ious)), 4) for name, ious in values.items()}
+
+
+def main() -> None:
+    options = arguments(__doc__, steps=1_300, batch=32, lr=2e-3, ema=0.995)
+    torch.manual_seed(0)
+    training, process = Training("clipseg", build(), options), processor()
+
+    def prepare(batch):
+        pixels, words, masks = batch
+        tokens = process.tokenizer(words, padding=True, return_tensors="pt").to(training.device)
+        larger = F.interpolate(pixels.to(training.device), size=INPUT, mode="bilinear")
+        return larger, tokens.input_ids, tokens.attention_mask, masks.to(training.device)
+
+    training.run(Prompted(), prepare, loss_of, collate)
+    model = training.averaged_model()
+    scores = score(model, process)
+    print(scores)
+    export = training.folder / "export"
+    export.mkdir(exist_ok=True)
+    model.config.save_pretrained(export)
+    process.image_processor.save_pretrained(export)
+    decoder = {k: v.half().contiguous() for k, v in model.state_dict().items() if k.startswith("decoder.")}
+    save_file(decoder, export / "changed.safetensors")
+    facts = {**training.facts(), "recipe": "data/recipes/train_clipseg.py", "scores": scores}
+    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+
+
+if __name__ == "__main__":
+    main()
