@@ -1,10 +1,10 @@
-"""Draw the pictures that the README and the gallery page show, and the world's own contact sheet.
+"""Draw the pictures that the README shows, and the world's own contact sheet.
 
     python data/recipes/gallery.py readme          # eight prompts, seeds 0 to 7
-    python data/recipes/gallery.py page            # 64 held-out captions, seeds 0 to 63
     python data/recipes/gallery.py world           # what training sees: 64 scenes, drawn by the world itself
 
-Seeds are counted up from 0 and never picked by hand.
+Seeds are counted up from 0 and never picked by hand. The gallery of 64 held-out captions (seeds 0 to 63) is the sheet
+held_out.webp, which evaluate.py draws.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from evaluate import SHEETS, Artist, held_out_tasks
+from evaluate import SHEETS, Artist
 from sdhelpers import world
 from sdhelpers.images import labelled_grid
 from sdhelpers.models import POCKET
@@ -28,7 +28,7 @@ README = [
     "a flat illustration of a sailboat on the sea",
     "a cartoon of an astronaut riding a horse",
 ]
-COLUMNS = {"readme": 4, "page": 8, "world": 8}
+COLUMNS = {"readme": 4, "world": 8}
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         images, captions = [s.image for s in scenes], [s.caption for s in scenes]
     else:
         artist = Artist(options.model)
-        captions = README if options.what == "readme" else held_out_tasks(64, artist.nouns)[1]
+        captions = README
         images = artist(captions, list(range(len(captions))), what=options.what)
     labels = [f"{i}: {caption}" for i, caption in enumerate(captions)]
     options.out.mkdir(parents=True, exist_ok=True)
