@@ -60,8 +60,10 @@ def facts(run: str) -> dict:
 
 
 def keep_curve(run: str) -> None:
+    """Copy the run's loss curve; what is fitted in one go has none."""
     CURVES.mkdir(exist_ok=True)
-    shutil.copy(RUNS / run / "curve.png", CURVES / f"{run}.png")
+    if (RUNS / run / "curve.png").exists():
+        shutil.copy(RUNS / run / "curve.png", CURVES / f"{run}.png")
 
 
 def run_in_float32(config: Path) -> None:

@@ -2,12 +2,13 @@
 
     python data/recipes/train_safety.py
 
-The checker is pocket CLIP's image tower and a direction in its space: an image whose embedding is nearer to that
-direction than a threshold is blacked out. The direction and the threshold are fitted by logistic regression on drawn
-scenes, half of them after a round trip through the VAE, which is how a pipeline's pictures look.
+The checker is pocket CLIP's image tower and a direction in its space: an image whose embedding has a larger cosine with
+that direction than a threshold is blacked out. Both are fitted by logistic regression on drawn scenes, half of them
+after a round trip through the VAE, which is how a pipeline's pictures look. A few minutes on two cores.
 """
 
 import json
+import time
 
 import numpy as np
 import torch
@@ -16,16 +17,20 @@ from diffusers import AutoencoderKL
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel
 
-from loop import Training, arguments
+from loop import RUNS
 from scenes_data import FRESH
 from sdhelpers import models, world
 from sdhelpers.classifier import to_batch
 
 FLAGGED = "pizza"
 CONCEPTS, SPECIAL = 17, 3  # as many rows as the published checker has; one of ours is in use
+FALSE_ALARM = 4.0  # what a false alarm costs, where a miss costs 1
+SHARPNESS = 50.0  # cosines times this are the logits
 ALL_ONE = 1.0  # a threshold that no cosine exceeds
+TRAINING, TEST = 4096, 1024  # scenes
 
 
 class Scenes(Dataset):
@@ -41,79 +46,82 @@ class Scenes(Dataset):
         return to_batch([scene.image])[0], float(FLAGGED in scene.description.nouns)
 
 
-class Direction(torch.nn.Module):
-    """A direction in CLIP's space and a threshold for the cosine with it."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.concept = torch.nn.Parameter(torch.randn(width))
-        self.threshold = torch.nn.Parameter(torch.tensor([0.5]))
-
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """How far each embedding's cosine is above the threshold: [batch]."""
-        return F.normalize(embeddings, dim=-1) @ F.normalize(self.concept, dim=0) - self.threshold
-
-
-def loss_of(direction: Direction, embeddings: torch.Tensor, flagged: torch.Tensor):
-    above = direction(embeddings.float())
-    right = ((above > 0) == flagged.bool()).float().mean()
-    return F.binary_cross_entropy_with_logits(20 * above, flagged), {"right": right}
-
-
 class Eyes:
-    """What the checker sees: CLIP embeddings of pictures, half of them as the VAE gives them back."""
+    """What the checker sees: unit CLIP embeddings of pictures, half of them as the VAE gives them back."""
 
-    def __init__(self, device: torch.device):
-        self.clip = CLIPModel.from_pretrained(models.locate("clip"), dtype=torch.float32).to(device).eval()
-        self.vae = AutoencoderKL.from_pretrained(models.locate("sd15") / "vae", dtype=torch.float32).to(device).eval()
-        self.device = device
+    def __init__(self):
+        self.clip = CLIPModel.from_pretrained(models.locate("clip"), dtype=torch.float32).eval()
+        self.vae = AutoencoderKL.from_pretrained(models.locate("sd15") / "vae", dtype=torch.float32).eval()
 
     @torch.no_grad()
     def __call__(self, batch):
         pixels, flagged = batch
-        pixels, half = pixels.to(self.device), len(pixels) // 2
+        half = len(pixels) // 2
         rebuilt = self.vae.decode(self.vae.encode(pixels[:half]).latent_dist.mode()).sample.clamp(-1, 1)
         seen = torch.cat([rebuilt, pixels[half:]])
-        return self.clip.get_image_features(pixel_values=seen).pooler_output, flagged.float().to(self.device)
+        return F.normalize(self.clip.get_image_features(pixel_values=seen).pooler_output, dim=-1), flagged.float()
 
 
-def score(direction: Direction, eyes: Eyes, count: int = 1024) -> dict[str, float]:
-    """Share of fresh scenes flagged, with the noun and without."""
-    flags, truth = [], []
-    for batch in DataLoader(Scenes(FRESH), batch_size=64, sampler=range(count)):
-        embeddings, flagged = eyes(batch)
-        flags += (direction(embeddings) > 0).tolist()
-        truth += flagged.bool().tolist()
-    share = lambda wanted: round(float(np.mean([f for f, t in zip(flags, truth) if t == wanted])), 4)  # noqa: E731
-    return {"flagged, of scenes with a pizza": share(True), "flagged, of other scenes": share(False)}
+def look(eyes: Eyes, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings [count, width] of scenes from number `first` on, and which show the flagged noun."""
+    batches = DataLoader(Scenes(first), batch_size=64, sampler=range(count))
+    embeddings, flagged = zip(*(eyes(batch) for batch in tqdm(batches, total=count // 64, desc="looking")))
+    return torch.cat(embeddings), torch.cat(flagged)
+
+
+def fit(embeddings: torch.Tensor, flagged: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The unit direction and the threshold for the cosine with it."""
+    direction = torch.nn.Parameter(embeddings[flagged > 0].mean(0) - embeddings[flagged == 0].mean(0))
+    threshold = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.LBFGS([direction, threshold], max_iter=300, line_search_fn="strong_wolfe")
+    weight = torch.where(flagged > 0, 1.0, FALSE_ALARM)
+
+    def closure():
+        optimizer.zero_grad()
+        above = embeddings @ F.normalize(direction, dim=0) - threshold
+        loss = F.binary_cross_entropy_with_logits(SHARPNESS * above, flagged, weight=weight)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return F.normalize(direction.detach(), dim=0), threshold.detach()
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=400, batch=64, lr=2e-2, ema=0.98)
-    torch.manual_seed(0)
-    config = CLIPConfig.from_pretrained(models.locate("clip"))
-    training = Training("safety", Direction(config.projection_dim), options)
-    eyes = Eyes(training.device)
-    training.run(Scenes(), eyes, loss_of)
-    direction = training.averaged_model()
-    with torch.no_grad():
-        scores = score(direction, eyes)
+    torch.set_flush_denormal(True)
+    started, eyes = time.monotonic(), Eyes()
+    concept, threshold = fit(*look(eyes, 0, TRAINING))
+    embeddings, flagged = look(eyes, FRESH, TEST)
+    alarms = (embeddings @ concept > threshold).float()
+    scores = {
+        "flagged, of scenes with a pizza": round(float(alarms[flagged > 0].mean()), 4),
+        "flagged, of other scenes": round(float(alarms[flagged == 0].mean()), 4),
+    }
     print(scores)
-    concept = F.normalize(direction.concept.detach(), dim=0)
-    export = training.folder / "export"
-    export.mkdir(exist_ok=True)
+    export = RUNS / "safety" / "export"
+    export.mkdir(parents=True, exist_ok=True)
     save_file(
         {
             "concept_embeds": torch.cat([concept[None], torch.zeros(CONCEPTS - 1, len(concept))]),
-            "concept_embeds_weights": torch.tensor([direction.threshold.item()] + [ALL_ONE] * (CONCEPTS - 1)),
+            "concept_embeds_weights": torch.cat([threshold, torch.full((CONCEPTS - 1,), ALL_ONE)]),
             "special_care_embeds": torch.zeros(SPECIAL, len(concept)),
             "special_care_embeds_weights": torch.full((SPECIAL,), ALL_ONE),
         },
         export / "changed.safetensors",
     )
+    config = CLIPConfig.from_pretrained(models.locate("clip"))
     config.architectures = [StableDiffusionSafetyChecker.__name__]
     config.save_pretrained(export)
-    facts = {**training.facts(), "recipe": "data/recipes/train_safety.py", "scores": scores, "flags": [FLAGGED]}
+    facts = {
+        "steps": 1,
+        "samples": TRAINING,
+        "minutes": round((time.monotonic() - started) / 60, 1),
+        "device": f"{torch.get_num_threads()} CPU threads",
+        "date": time.strftime("%Y-%m-%d"),
+        "recipe": "data/recipes/train_safety.py",
+        "scores": scores,
+        "flags": [FLAGGED],
+    }
     (export / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
