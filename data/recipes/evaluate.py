@@ -210,7 +210,7 @@ def main() -> None:
     artist, judge, scorer = Artist(options.model), Classifier(), measures.ClipScorer()
     scores, (images, captions, right), by_noun = score_single(artist, judge, scorer, options.images)
     options.sheet.mkdir(exist_ok=True, parents=True)
-    labels = [("" if flag else "× ") + c for c, flag in zip(captions, right["noun"])]
+    labels = [("" if flag else "missed: ") + c for c, flag in zip(captions, right["noun"])]
     labelled_grid(images[:64], labels[:64], 8).save(options.sheet / "held_out.webp", quality=88)
     if not options.quick:
         pair_scores, (pairs, pair_captions), astronaut = score_pairs(artist, judge, max(60, options.images // 4))
