@@ -41,7 +41,7 @@ class Claims:
         """Show and record whether `value comparison reference` holds.
 
         Raises ClaimError when it does not (pocket tier), and ValueError for an unknown comparison, for a
-        claim made twice, or for a value that is no number.
+        claim made twice, or for a value that is no finite number.
         """
         value, reference = _number(claim, value), _number(claim, reference)
         if comparison not in OPERATORS:
@@ -65,8 +65,8 @@ class Claims:
 
 def _number(claim: str, value: Any) -> float:
     number = float(value)
-    if math.isnan(number):
-        raise ValueError(f"The claim {claim!r} was given a value that is not a number (nan).")
+    if not math.isfinite(number):  # JSON, which notebooks are, has no such numbers
+        raise ValueError(f"The claim {claim!r} was given a value that is not a finite number ({number}).")
     return number
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from sdhelpers.widgets import to_png
 
-TINT = np.array([230, 60, 60], np.float32)
+TINT = np.array([255, 0, 200], np.float32)
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def text_probability(model, processor, image: Image.Image, text: str) -> torch.T
 
     Source: Lüddecke & Ecker, Image Segmentation Using Text and Image Prompts (2022). Built in chapter 1.
     """
-    inputs = processor(text=[text], images=[image.convert("RGB")], padding=True, return_tensors="pt").to(model.device)
+    inputs = processor(text=[text], images=[image.convert("RGB")], return_tensors="pt").to(model.device)
     logits = model(**inputs).logits.float()  # [1, 256, 256]
     larger = torch.nn.functional.interpolate(logits[None], size=image.size[::-1], mode="bilinear")
     return larger.sigmoid()[0, 0].cpu()
@@ -32,7 +32,7 @@ def to_mask(probability: torch.Tensor, threshold: float = 0.5, feather: float = 
 
 
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with the masked part tinted red."""
+    """The image with the masked part tinted pink."""
     amount = np.asarray(mask, np.float32)[..., None] / 255 * 0.6
     pixels = np.asarray(image.convert("RGB"), np.float32)
     return Image.fromarray(np.uint8(np.rint(pixels * (1 - amount) + TINT * amount)))

@@ -30,7 +30,8 @@ def test_on_the_full_tier_claims_report_and_do_not_raise():
     ("arguments", "message"),
     [
         (("x", 1, "~", 2), "Compare with one of"),
-        (("x", float("nan"), ">", 0), "not a number"),
+        (("x", float("nan"), ">", 0), "not a finite number"),
+        (("x", float("inf"), ">", 0), "not a finite number"),
         (("x", "much", ">", 0), "could not convert"),
     ],
 )

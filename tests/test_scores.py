@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionInpaintPipeline
 
 from sdhelpers import measures, models, world
 from sdhelpers.classifier import Classifier
@@ -15,6 +16,8 @@ from sdhelpers.world.captions import Description, held_out_descriptions, write_c
 
 sys.path.insert(0, str(models.ROOT / "data" / "recipes"))
 FRESH = 3_000_000_000  # scenes that neither training nor the recipes' own evaluation draws
+
+ONE_OF_TWO = "mean IoU, one noun of two"
 
 
 def card(name: str) -> dict:
@@ -31,6 +34,11 @@ def test_the_cards_scores_are_above_the_floors():
     assert card("sd15")["parts"]["vae"]["scores"]["psnr_db"] >= 27
     assert card("clip")["parts"]["clip"]["scores"]["retrieval_among_32"] >= 0.85
     assert min(card("classifier")["parts"]["classifier"]["scores"][h] for h in ("noun", "style", "place")) >= 0.97
+    assert min(v for k, v in card("clipseg")["parts"]["clipseg"]["scores"].items() if k != ONE_OF_TWO) >= 0.75
+    inpainting = card("inpainting")["scores"]
+    assert min(v for k, v in inpainting.items() if k.endswith("right")) >= 0.75
+    flagged = card("safety-checker")["parts"]["safety"]["scores"]
+    assert flagged["flagged, of scenes with a pizza"] >= 0.7 and flagged["flagged, of other scenes"] <= 0.05
 
 
 def scenes(count: int) -> list[world.Scene]:
@@ -86,6 +94,18 @@ def test_the_pipeline_draws_what_held_out_captions_say(pipe):
     assert np.mean([a == d.nouns[0] for a, d in zip(verdict.best("noun"), tasks)]) >= 0.45
     assert np.mean([a == d.style for a, d in zip(verdict.best("style"), tasks)]) >= 0.75
     assert np.mean([a == d.place for a, d in zip(verdict.best("place"), tasks)]) >= 0.75
+
+
+def test_the_inpainting_model_paints_what_is_asked_for():
+    """A small sample of what evaluate_inpainting.py measures, with room for 24 images' sampling error."""
+    from evaluate_inpainting import paint, paste_back, tasks
+
+    painter = StableDiffusionInpaintPipeline.from_pretrained(models.locate("inpainting"))
+    painter.set_progress_bar_config(disable=True)
+    jobs = tasks(24)
+    verdict = Classifier()([paste_back(job, image) for job, image in zip(jobs, paint(painter, jobs))])
+    assert np.mean([a == job.wanted.place for a, job in zip(verdict.best("place"), jobs)][::2]) >= 0.75
+    assert np.mean([a == job.wanted.nouns[0] for a, job in zip(verdict.best("noun"), jobs)][1::2]) >= 0.6
 
 
 def test_an_untrained_unet_would_fail_these_tests(pipe):

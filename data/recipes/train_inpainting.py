@@ -27,7 +27,7 @@ from train_unet import Conditioning, Latents
 TRAINED = ("conv_in.", "down_blocks.0.", "down_blocks.1.", "mid_block.attentions.", "up_blocks.1.attentions.",
            "up_blocks.2.", "conv_norm_out.", "conv_out.")  # fmt: skip
 VARIANTS = 2  # masks for each scene
-KEPT_WEIGHT = 0.25  # what an error in the kept part counts, where one in the repainted part counts 1
+KEPT_WEIGHT = 1.0  # what an error in the kept part counts, where one in the repainted part counts 1
 
 
 def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
