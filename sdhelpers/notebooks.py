@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 PLOT_COLOURS = 4096  # a plot has fewer, a picture more
+PROGRESS_BAR = re.compile(r"\d+%\|")  # how tqdm's bars begin
 PANEL_NOTE = "<em>An interactive panel stands here when the notebook runs.</em>"
 
 TITLES = {
@@ -184,7 +185,11 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 
 
 def _is_noise(output: NotebookNode) -> bool:
-    return output.output_type == "stream" and output.name == "stderr"
+    """What only mattered while it ran: warnings, and the progress bars that the libraries show as widgets."""
+    if output.output_type == "stream":
+        return output.name == "stderr"
+    data = output.get("data", {})
+    return WIDGET_MIME in data and bool(PROGRESS_BAR.search(data.get("text/plain", "")))
 
 
 def _clean_output(output: NotebookNode, count: int) -> NotebookNode:

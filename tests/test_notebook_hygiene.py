@@ -116,3 +116,14 @@ def test_stored_pictures_are_small_and_look_the_same():
         kept = Image.open(io.BytesIO(base64.b64decode(data[kind])))
         assert len(base64.b64decode(data[kind])) <= len(file.getvalue())
         assert difference(image, kept) < (0.03 if kind == "image/jpeg" else 0.001)
+
+
+def test_progress_bars_are_not_stored_and_panels_leave_a_note():
+    view = {"model_id": "1", "version_major": 2, "version_minor": 0}
+    outputs = [
+        nbformat.v4.new_output("display_data", {notebooks.WIDGET_MIME: view, "text/plain": text})
+        for text in ("Loading weights:   0%|          | 0/68 [00:00<?, ?it/s]", "VBox(children=(Text(value=''),))")
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    kept = notebooks.clean(notebook).cells[0].outputs
+    assert len(kept) == 1 and kept[0].data["text/html"] == notebooks.PANEL_NOTE
