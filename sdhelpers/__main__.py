@@ -27,8 +27,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
             command.add_argument("--open", action="store_true", help="show the result in the browser")
     commands.add_parser("lab", help="open JupyterLab on the chapters")
-    bench = commands.add_parser("bench", help="measure time and memory of an image on this computer")
-    bench.add_argument("--threads", type=int, default=2)
+    bench = commands.add_parser("bench", help="measure time and memory of images on this computer")
+    bench.add_argument("--model", choices=("sd15", "sd15-shapes", "sdxl-shapes"), default="sd15")
+    bench.add_argument("--tier", choices=("pocket", "full"), default="pocket")
+    bench.add_argument("--threads", type=int, help="threads of the processor")
+    bench.add_argument("--save", type=Path, help="JSON file; a run that was broken off goes on there")
+    bench.add_argument("--compile", action="store_true", help="torch.compile on a CPU too (minutes)")
     commands.add_parser("test", help="run the tests; further arguments go to pytest")
     commands.add_parser("lint", help="check the code with ruff")
     commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
@@ -89,8 +93,7 @@ def lab(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     from sdhelpers import benchmark
 
-    print(benchmark.table(options.threads))
-    return 0
+    return benchmark.command(options.model, options.tier, options.threads, options.save, options.compile)
 
 
 def test(options: argparse.Namespace) -> int:
