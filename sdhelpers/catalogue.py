@@ -70,6 +70,8 @@ class Catalogue:
     def __init__(self, database: Path, folder: Path):
         if not folder.is_dir():
             raise CatalogueError(f"There is no folder {folder.name}.")
+        if database.is_file() and _beginning(database) not in (b"", b"SQLite format 3\0"):
+            raise CatalogueError(f"{database.name} is no database: choose another file name.")
         self.name, self.folder = database.name, folder
         self._database = sqlite3.connect(database, timeout=10, isolation_level=None)
         self._database.row_factory = sqlite3.Row
@@ -77,7 +79,7 @@ class Catalogue:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self.close()
-            raise CatalogueError(f"{self.name} cannot be used as a catalogue ({error}): delete it.") from error
+            raise CatalogueError(f"{self.name} cannot be used as a catalogue: {error}.") from error
         except CatalogueError:
             self.close()
             raise
@@ -183,6 +185,12 @@ class Catalogue:
 
     def __len__(self) -> int:
         return self._database.execute("SELECT count(*) FROM images").fetchone()[0]
+
+
+def _beginning(path: Path) -> bytes:
+    """The first sixteen bytes: SQLite itself would take a short file of any kind for an empty database."""
+    with open(path, "rb") as file:
+        return file.read(16)
 
 
 def statements(script: str) -> Iterator[str]:

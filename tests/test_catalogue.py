@@ -155,11 +155,14 @@ def test_odd_names_links_and_pipes(open_catalogue, folder):
 
 
 def test_files_that_are_no_catalogue_are_left_alone(tmp_path, folder):
-    for name, content in {"text.db": b"not a database at all" * 99, "rocket.db": b"x"}.items():
+    for name, content in {"text.db": b"not a database at all" * 99, "short.db": b"x"}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(CatalogueError, match=rf"{name} cannot be used as a catalogue"):
+        with pytest.raises(CatalogueError, match=rf"{name} is no database"):
             Catalogue(tmp_path / name, folder)
         assert (tmp_path / name).read_bytes() == content
+    (tmp_path / "damaged.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 9999)
+    with pytest.raises(CatalogueError, match=r"damaged\.db cannot be used as a catalogue: "):
+        Catalogue(tmp_path / "damaged.db", folder)
     for name, script in {"other.db": "CREATE TABLE mine (x)", "newer.db": "PRAGMA user_version = 99"}.items():
         sqlite3.connect(tmp_path / name).executescript(script)
         with pytest.raises(CatalogueError, match=rf"{name} is no catalogue of version 1"):

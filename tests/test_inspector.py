@@ -1,6 +1,7 @@
 """The inspector, used as a reader does: a file is chosen, looked at, and drawn again."""
 
 import dataclasses
+import datetime
 import io
 
 import pytest
@@ -28,13 +29,8 @@ def panel(pipe):
 
 def choose(panel: MetadataInspector, name: str, content: bytes) -> None:
     """What the browser does when a file is chosen."""
-    file = {
-        "name": name,
-        "type": "image/png",
-        "size": len(content),
-        "content": memoryview(content),
-        "last_modified": None,
-    }
+    now = datetime.datetime.now(datetime.UTC)
+    file = {"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": now}
     panel.upload.set_trait("value", (file,))
 
 
