@@ -87,7 +87,8 @@ def schedule_picture(readings: Sequence[Reading], width: int = 760) -> Image.Ima
     bottom = 2 * LINE * len(rows)
     for step in range(1, steps):
         if readings[step] != readings[step - 1]:
-            pen.line((3 + cell * step, 0, 3 + cell * step, bottom - 2), fill=INK)
+            for top in range(LINE, bottom, 2 * LINE):
+                pen.line((3 + cell * step, top - 3, 3 + cell * step, top + LINE - 1), fill=INK)
     for step in sorted({1, *range(5, steps, 5), steps}) if cell * 5 > 24 else (1, steps):
         pen.text((4 + cell * (step - 0.5), bottom + LINE // 2), str(step), fill=INK, font=font, anchor="mm")
     return picture
