@@ -1,4 +1,4 @@
-"""From a cold Python to an image: seconds and memory of the pocket model. The first part of `python -m sdhelpers bench`."""
+"""From a cold Python to an image: seconds and memory of the pocket model, the first part of the benchmark."""
 
 import json
 import platform
