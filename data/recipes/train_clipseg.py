@@ -8,6 +8,7 @@ a noun that is not there. The repository ships the decoder alone; `sdhelpers.mod
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -62,8 +63,12 @@ def collate(samples):
     return torch.stack(pixels), list(words), torch.stack(masks)
 
 
-def build() -> CLIPSegForImageSegmentation:
-    """CLIPSeg around pocket CLIP, the decoder not trained yet."""
+def build(init: Path | None) -> CLIPSegForImageSegmentation:
+    """CLIPSeg around pocket CLIP, the decoder not trained yet, or the model of the folder `init`."""
+    if init:
+        model = CLIPSegForImageSegmentation.from_pretrained(init, dtype=torch.float32)
+        model.clip.requires_grad_(False)
+        return model
     clip = CLIPModel.from_pretrained(models.locate("clip"), dtype=torch.float32)
     config = CLIPSegConfig(
         text_config=clip.config.text_config.to_dict(),
@@ -117,7 +122,7 @@ def score(model, process: CLIPSegProcessor, count: int = 512) -> dict[str, float
 def main() -> None:
     options = arguments(__doc__, steps=1_300, batch=32, lr=2e-3, ema=0.995)
     torch.manual_seed(0)
-    training, process = Training("clipseg", build(), options), processor()
+    training, process = Training("clipseg", build(options.init), options), processor()
 
     def prepare(batch):
         pixels, words, masks = batch

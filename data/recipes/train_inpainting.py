@@ -144,7 +144,7 @@ def nine_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=1_200, batch=32, lr=6e-4, ema=0.997, scenes=36_000)
+    options = arguments(__doc__, steps=2_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000)
     base = models.POCKET / "sd15"
     path = RUNS / "masked" / "scenes.npz"
     if not path.exists():
@@ -153,7 +153,8 @@ def main() -> None:
         arrays = encode(vae.to(memory_format=torch.channels_last), drawable(range(options.scenes), set(models.nouns())))
         np.savez(path.with_suffix(".part.npz"), **arrays)
         path.with_suffix(".part.npz").rename(path)
-    unet = nine_channels(UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32))
+    unet = UNet2DConditionModel.from_pretrained(options.init or base / "unet", dtype=torch.float32)
+    unet = unet if options.init else nine_channels(unet)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
     training = Training("inpainting", unet, options)
