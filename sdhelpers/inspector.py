@@ -12,6 +12,7 @@ import io
 import ipywidgets as ui
 from PIL import Image
 
+from sdhelpers.drop_zone import MOST_BYTES, DropZone
 from sdhelpers.generation import model_source, pixel_hash, redraw
 from sdhelpers.hub import ModelError
 from sdhelpers.metadata import WRITERS, ImageFile, disagreements, read_stream
@@ -32,24 +33,22 @@ class MetadataInspector(ui.VBox):
         self.pipe = pipe
         self.found: ImageFile | None = None
         self.again: Image.Image | None = None
-        self.upload = ui.FileUpload(accept=",".join(WRITERS), description="an image file")
+        self.files = DropZone(self.show, accept=",".join(WRITERS), description="drop an image file here, or click")
         self.draw_button = ui.Button(description="Draw it again", disabled=True)
         self.message, self.details = ui.HTML(), ui.HTML()
         size = ui.Layout(width="14em", height="14em", object_fit="contain")
         self.picture, self.second = (ui.Image(value=GREY, format="png", layout=size) for _ in range(2))
-        self.upload.observe(lambda change: self._uploaded(change["new"]), "value")
         self.draw_button.on_click(lambda _: self.draw_again())
-        buttons, pictures = ui.HBox([self.upload, self.draw_button]), ui.HBox([self.picture, self.second])
+        buttons = ui.HBox([self.files, self.draw_button], layout=ui.Layout(align_items="center"))
+        pictures = ui.HBox([self.picture, self.second])
         super().__init__([buttons, self.message, pictures, self.details])
 
-    def _uploaded(self, files: tuple[dict, ...]) -> None:
-        for file in files:
-            self.show(file["name"], bytes(file["content"]))
-
-    def show(self, name: str, content: bytes) -> None:
-        """Show a file's contents; an unreadable one is an orange sentence in the panel."""
+    def show(self, name: str, content: bytes | None) -> None:
+        """Show a file's contents; an unreadable one, or None for one too large, is an orange sentence in the panel."""
         self.found, self.again, self.draw_button.disabled = None, None, True
         self.picture.value, self.second.value, self.details.value = GREY, GREY, ""
+        if content is None:
+            return self._say(f"{name}: more than {MOST_BYTES / 1e6:.0f} MB; read it with `read_image` instead.")
         try:
             found = read_stream(io.BytesIO(content))
             if found.width * found.height > MOST_PIXELS:

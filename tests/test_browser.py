@@ -1,4 +1,7 @@
-"""A reader's way in a real browser: JupyterLab, chapter 3, all cells, another seed, another picture."""
+"""A reader's way in a real browser.
+
+JupyterLab, chapter 3, all cells, another seed, another picture; then a picture dropped on chapter 19's inspector.
+"""
 
 import os
 import shutil
@@ -9,9 +12,14 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from sdhelpers import notebooks
+from sdhelpers.generation import generate_and_record, model_source
+from sdhelpers.metadata import save_image
+from sdhelpers.widgets import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -109,7 +117,8 @@ def run_all_cells(page) -> None:
     kernel = page.evaluate(
         """async () => {
             const context = window.jupyterapp.shell.currentWidget.sessionContext;
-            await context.ready;
+            const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no kernel")), 120000));
+            await Promise.race([context.ready, late]);
             return context.session?.kernel && (await context.session.kernel.info).implementation;
         }"""
     )
@@ -117,6 +126,54 @@ def run_all_cells(page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=60_000, state="attached")
+
+
+INSPECTOR = """
+from diffusers import StableDiffusionPipeline
+from sdhelpers import models
+from sdhelpers.inspector import MetadataInspector
+
+pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
+MetadataInspector(pipe)
+"""
+
+
+def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path):
+    image, data = generate_and_record(pipe, Settings("a cartoon of a cat", num_inference_steps=4), model_source("sd15"))
+    picture = save_image(image, data, tmp_path / "cat.png")
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[new_code_cell(INSPECTOR)], metadata=metadata)
+    nbformat.write(notebook, tmp_path / "notebooks" / "inspector.ipynb")
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        page.goto(f"{lab}/lab/tree/inspector.ipynb")
+        page.wait_for_selector(".jp-Notebook", timeout=120_000)
+        run_all_cells(page)
+        zone = page.locator(".sdhelpers-drop-zone")
+        zone.wait_for(timeout=120_000)
+        drop(page, zone, picture)
+        page.get_by_text("cat.png: PNG, 128 x 128 pixels").wait_for(timeout=30_000)
+        page.get_by_role("button", name="Draw it again").click()
+        page.get_by_text("Drawn again: not a pixel differs.").wait_for(timeout=60_000)
+        zone.locator("input").set_input_files(tmp_path / "lab.log")
+        page.get_by_text("lab.log: This is not a PNG").wait_for(timeout=30_000)
+    finally:
+        page.screenshot(path=artefacts / "inspector.png")
+
+
+def drop(page, zone, path: Path) -> None:
+    """Let a file fall on an element, as the browser tells it of a real one."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [path.name, list(path.read_bytes())],
+    )
+    zone.dispatch_event("drop", {"dataTransfer": transfer})
 
 
 def draw_with_seed(page, panel, seed: int) -> None:

@@ -1,7 +1,6 @@
-"""The inspector, used as a reader does: a file is chosen, looked at, and drawn again."""
+"""The inspector, used as a reader does: a file is dropped, looked at, and drawn again."""
 
 import dataclasses
-import datetime
 import io
 
 import pytest
@@ -28,13 +27,11 @@ def panel(pipe):
 
 
 def choose(panel: MetadataInspector, name: str, content: bytes) -> None:
-    """What the browser does when a file is chosen."""
-    now = datetime.datetime.now(datetime.UTC)
-    file = {"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": now}
-    panel.upload.set_trait("value", (file,))
+    """What the browser sends when a file is dropped or chosen."""
+    panel.files._handle_custom_msg({"name": name, "size": len(content)}, [memoryview(content)])
 
 
-def test_a_chosen_file_is_shown_and_drawn_again(panel, made):
+def test_a_dropped_file_is_shown_and_drawn_again(panel, made):
     image, data, path = made
     choose(panel, "cat.png", path.read_bytes())
     assert panel.found.data == data and not panel.draw_button.disabled
@@ -87,6 +84,11 @@ def test_a_file_that_cannot_be_read_is_a_sentence_in_the_panel(panel, made, chan
     choose(panel, "cat.png", change(made[2].read_bytes()))
     assert message in panel.message.value
     assert panel.found is None and panel.draw_button.disabled and panel.details.value == ""
+
+
+def test_a_file_too_large_for_the_connection_is_a_sentence_too(panel):
+    panel.files._handle_custom_msg({"name": "large.png", "size": 10**9}, [])
+    assert "large.png: more than 8 MB" in panel.message.value and panel.draw_button.disabled
 
 
 def test_pixels_that_cannot_be_decoded_are_a_sentence_too(panel):
