@@ -15,9 +15,10 @@ from diffusers.models.attention_processor import AttnProcessor, FusedAttnProcess
 from torch.utils.flop_counter import FlopCounterMode
 
 from sdhelpers import __main__ as command_line
-from sdhelpers import benchmark, measurement, models, shapes, variants
-from sdhelpers.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
-from sdhelpers.measurement import Row
+from sdhelpers import benchmark, models
+from sdhelpers.benchmark import measurement, report, shapes, variants
+from sdhelpers.benchmark.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
+from sdhelpers.benchmark.measurement import Row
 
 
 @pytest.fixture
@@ -222,9 +223,9 @@ def results(tmp_path_factory):
     """The command with a short plan: what it printed and what it saved."""
     path = tmp_path_factory.mktemp("bench") / "results.json"
     patch, printed = pytest.MonkeyPatch(), []
-    patch.setattr(benchmark, "CPU", [({"repeats": 1}, "fp32; bf16; fp32 attention-xformers"), ({"batch": 2}, "fp32")])
+    patch.setattr(report, "CPU", [({"repeats": 1}, "fp32; bf16; fp32 attention-xformers"), ({"batch": 2}, "fp32")])
     patch.setattr(measurement, "best_device", lambda: "cpu")
-    patch.setattr(benchmark, "print", lambda *texts, **_: printed.append(" ".join(texts)), raising=False)
+    patch.setattr(report, "print", lambda *texts, **_: printed.append(" ".join(texts)), raising=False)
     try:
         assert command_line.main(["bench", "--threads", "2", "--save", str(path)]) == 0
     finally:
@@ -240,7 +241,7 @@ def test_the_command_prints_and_saves_every_row(results):
         assert f"{row.label:<44}" in printed
     assert [r["names"] for r in saved["rows"]] == [["fp32"], ["bf16"], ["fp32", "attention-xformers"], ["fp32"]]
     assert saved["device"]["kind"] == "cpu" and saved["device"]["memory"] > 1e9
-    assert set(saved["versions"]) == {"python", "cuda", *benchmark.LIBRARIES}
+    assert set(saved["versions"]) == {"python", "cuda", *report.LIBRARIES}
     assert path.with_suffix(".png").stat().st_size > 5000
 
 
@@ -256,20 +257,20 @@ def test_the_measured_rows_are_plausible(results):
 
 def test_a_run_that_was_broken_off_goes_on(results, monkeypatch):
     asked = []
-    monkeypatch.setattr(benchmark, "measure", lambda model, row, *_: asked.append(row) or {"failed": "not asked for"})
+    monkeypatch.setattr(report, "measure", lambda model, row, *_: asked.append(row) or {"failed": "not asked for"})
     earlier = json.loads(results[0].read_text())
     bench = benchmark.Benchmark("sd15", threads=2, save=results[0])
     bench._references[128] = None
     for record in earlier["rows"]:
         bench.add(benchmark.as_row(record))
     assert [row.label for row in asked] == ["fp32 + attention-xformers"], "only what failed is tried again"
-    benchmark.write(earlier, results[0])
+    report.write(earlier, results[0])
 
 
 def test_other_versions_start_anew(results):
     facts = json.loads(results[0].read_text())
-    assert len(benchmark.earlier_rows(results[0], facts)) == 3
-    assert benchmark.earlier_rows(results[0], facts | {"versions": {"torch": "1.0"}}) == {}
+    assert len(report.earlier_rows(results[0], facts)) == 3
+    assert report.earlier_rows(results[0], facts | {"versions": {"torch": "1.0"}}) == {}
 
 
 def test_without_data_the_table_says_so():
@@ -289,12 +290,12 @@ def test_the_fastest_row_keeps_the_picture():
     assert benchmark.fastest({"rows": rows}, 0.01) == rows[1]
 
 
-@pytest.mark.parametrize("path", sorted(benchmark.RECORDED.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(report.RECORDED.glob("*.json")), ids=lambda path: path.stem)
 def test_recorded_results_say_what_they_were_measured_on(path):
     saved = json.loads(path.read_text(encoding="utf-8"))
     assert path.stem == f"{saved['model']}-{saved['device']['kind']}"
     assert saved["versions"]["torch"] and saved["device"]["name"] and saved["limits"]
-    size = benchmark.SIZES.get(saved["model"], 128)
+    size = report.SIZES.get(saved["model"], 128)
     planned = {row.key for row in benchmark.rows(saved["model"], saved["device"]["kind"], size, compiling=True)}
     assert {benchmark.as_row(record).key for record in saved["rows"]} == planned
     assert "/" not in path.read_text(encoding="utf-8"), "no paths"

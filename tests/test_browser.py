@@ -17,8 +17,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from sdhelpers import notebooks
-from sdhelpers.generation import generate_and_record, model_source
 from sdhelpers.metadata import save_image
+from sdhelpers.metadata.generation import generate_and_record, model_source
 from sdhelpers.widgets import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -131,7 +131,7 @@ def run_all_cells(page) -> None:
 INSPECTOR = """
 from diffusers import StableDiffusionPipeline
 from sdhelpers import models
-from sdhelpers.inspector import MetadataInspector
+from sdhelpers.metadata.inspector import MetadataInspector
 
 pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
 MetadataInspector(pipe)

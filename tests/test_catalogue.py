@@ -14,10 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdhelpers import catalogue
-from sdhelpers.catalogue import Catalogue, CatalogueError, Update
-from sdhelpers.generation import GenerationData, ModelSource
-from sdhelpers.metadata import save_image
+from sdhelpers.metadata import catalogue, save_image
+from sdhelpers.metadata.catalogue import Catalogue, CatalogueError, Update
+from sdhelpers.metadata.generation import GenerationData, ModelSource
 from sdhelpers.widgets import Settings
 
 PICTURE = Image.new("RGB", (16, 16), "red")
@@ -196,7 +195,7 @@ def test_two_updates_at_once_do_not_disturb_each_other(tmp_path, folder):
 INDEXER = """
 import sys
 from pathlib import Path
-from sdhelpers.catalogue import Catalogue
+from sdhelpers.metadata.catalogue import Catalogue
 with Catalogue(Path(sys.argv[1]), Path(sys.argv[2])) as c:
     c.update(lambda name: print(name, flush=True))
 """
@@ -231,7 +230,7 @@ def test_a_killed_update_leaves_a_valid_catalogue_that_the_next_completes(tmp_pa
 
 
 def test_a_kill_while_the_catalogue_is_made_leaves_nothing_half_done(tmp_path, folder):
-    script = "import os; from sdhelpers import catalogue\n" + INDEXER.replace(
+    script = "import os; from sdhelpers.metadata import catalogue\n" + INDEXER.replace(
         "with", "catalogue.statements = lambda s, whole=catalogue.statements: dying(whole(s))\nwith"
     ).replace("import sys", "import sys\ndef dying(all):\n    yield next(all)\n    os.kill(os.getpid(), 9)\n")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "c.db", folder])

@@ -6,10 +6,10 @@ import io
 import pytest
 from PIL import Image
 
-from sdhelpers.generation import generate_and_record, model_source
-from sdhelpers.inspector import MetadataInspector
 from sdhelpers.metadata import read_image, save_image
-from sdhelpers.png import with_texts
+from sdhelpers.metadata.generation import generate_and_record, model_source
+from sdhelpers.metadata.inspector import MetadataInspector
+from sdhelpers.metadata.png import with_texts
 from sdhelpers.widgets import Settings
 
 

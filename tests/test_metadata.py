@@ -17,13 +17,12 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from sd_parsers import ParserManager
 
-from sdhelpers import generation, metadata
-from sdhelpers.a1111 import Parameters, read_parameters, write_parameters
-from sdhelpers.generation import Adapter, GenerationData, ModelSource, from_json, to_json
 from sdhelpers.hub import ModelError, sha256
 from sdhelpers.measures import difference
-from sdhelpers.metadata import read_image, save_image, to_parameters, to_settings
-from sdhelpers.png import MetadataError, with_texts
+from sdhelpers.metadata import files, generation, read_image, save_image, to_parameters, to_settings
+from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
+from sdhelpers.metadata.generation import Adapter, GenerationData, ModelSource, from_json, to_json
+from sdhelpers.metadata.png import MetadataError, with_texts
 from sdhelpers.schedulers import SCHEDULERS
 from sdhelpers.widgets import Settings, SettingsError
 
@@ -148,7 +147,7 @@ def test_every_setting_is_kept_in_every_format(tmp_path, ending):
     assert found.data == DATA
     assert found.parameters == to_parameters(DATA)
     assert (found.width, found.height) == PICTURE.size
-    assert metadata.disagreements(found) == []
+    assert files.disagreements(found) == []
     assert [p.name for p in tmp_path.iterdir()] == [f"image{ending}"], "no temporary file is left"
 
 
@@ -174,26 +173,26 @@ def test_an_edited_copy_is_noticed(tmp_path):
     path = save_image(PICTURE, DATA, tmp_path / "a.png")
     text = read_image(path).texts["parameters"].replace("Steps: 3, Sampler", "Steps: 30, Sampler")
     path.write_bytes(with_texts(path.read_bytes(), {"parameters": text}))
-    assert metadata.disagreements(read_image(path)) == ["num_inference_steps: 3 in ours, 30 in parameters"]
+    assert files.disagreements(read_image(path)) == ["num_inference_steps: 3 in ours, 30 in parameters"]
 
 
 def test_xmp_that_other_programs_rewrote_is_read(tmp_path):
     element = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        f'<rdf:Description xmlns:o="{metadata.NAMESPACE}"><o:sdhelpers>{to_json(DATA)}</o:sdhelpers></rdf:Description>'
+        f'<rdf:Description xmlns:o="{files.NAMESPACE}"><o:sdhelpers>{to_json(DATA)}</o:sdhelpers></rdf:Description>'
         "</rdf:RDF></x:xmpmeta>"
     )
-    assert from_json(metadata.our_field(element.encode())) == DATA
+    assert from_json(files.our_field(element.encode())) == DATA
     path = tmp_path / "a.png"
     PICTURE.save(path)
-    path.write_bytes(with_texts(path.read_bytes(), {metadata.XMP_KEYWORD: metadata.xmp_with(to_json(DATA)).decode()}))
+    path.write_bytes(with_texts(path.read_bytes(), {files.XMP_KEYWORD: files.xmp_with(to_json(DATA)).decode()}))
     assert read_image(path).data == DATA
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16"])
 @pytest.mark.parametrize("text", ["a cat", "ein Kätzchen", "a 猫, 猫, 猫"])
 def test_user_comments_in_either_byte_order_are_read(encoding, text):
-    assert metadata.comment_of(exif_of(b"UNICODE\0" + text.encode(encoding))) == text
+    assert files.comment_of(exif_of(b"UNICODE\0" + text.encode(encoding))) == text
 
 
 def exif_of(comment: bytes) -> Image.Exif:
@@ -203,12 +202,12 @@ def exif_of(comment: bytes) -> Image.Exif:
 
 
 def test_other_user_comments():
-    assert metadata.comment_of(exif_of(b"ASCII\0\0\0a cat")) == "a cat"
-    assert metadata.comment_of(exif_of(b"\0\0\0\0\0\0\0\0K\xc3\xa4tzchen")) == "Kätzchen"
-    assert metadata.comment_of(exif_of(b"")) is None
+    assert files.comment_of(exif_of(b"ASCII\0\0\0a cat")) == "a cat"
+    assert files.comment_of(exif_of(b"\0\0\0\0\0\0\0\0K\xc3\xa4tzchen")) == "Kätzchen"
+    assert files.comment_of(exif_of(b"")) is None
     for wrong in (b"UNICODE\0a c", b"ASCII\0\0\0\xff", b"JIS\0\0\0\0\0x"):
         with pytest.raises(MetadataError, match="UserComment"):
-            metadata.comment_of(exif_of(wrong))
+            files.comment_of(exif_of(wrong))
 
 
 def test_what_does_not_fit_is_said(tmp_path):
@@ -324,7 +323,7 @@ def test_data_from_strangers_are_checked_field_by_field(tmp_path, name):
     text, message = HOSTILE_DATA[name]
     path = tmp_path / "a.png"
     PICTURE.save(path)
-    path.write_bytes(with_texts(path.read_bytes(), {metadata.OURS: text}))
+    path.write_bytes(with_texts(path.read_bytes(), {files.OURS: text}))
     started = time.perf_counter()
     with pytest.raises(MetadataError, match=message) as error:
         read_image(path)
@@ -397,7 +396,7 @@ def test_what_is_no_file_is_refused_and_nothing_hangs(tmp_path):
 def test_a_small_file_that_claims_a_huge_picture_takes_no_memory(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     if ending == ".webp":
-        Image.new("L", (16383, 16383)).save(path, lossless=True, method=0, exif=metadata.exif_with("a cat"))
+        Image.new("L", (16383, 16383)).save(path, lossless=True, method=0, exif=files.exif_with("a cat"))
     else:
         Image.new("L", (65000, 2000)).save(path)
         header = bytearray(path.read_bytes())
@@ -462,7 +461,7 @@ def test_a_process_of_its_own_makes_it_again_from_the_file_alone(quick_pipe, tmp
     image, data = record(quick_pipe, Settings(PROMPT, num_inference_steps=3))
     path = save_image(image, data, tmp_path / "a.png")
     script = (
-        "import sys; from pathlib import Path; from sdhelpers import generation; "
+        "import sys; from pathlib import Path; from sdhelpers.metadata import generation; "
         "from sdhelpers.metadata import read_image; data = read_image(Path(sys.argv[1])).data; "
         "pipe = generation.load_pipeline(data); print(generation.what_differs(pipe, data)); "
         "print(generation.pixel_hash(generation.redraw(pipe, data)))"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdhelpers import png
-from sdhelpers.png import MetadataError, decode_text, pack_chunk, read_chunks, text_chunk, texts_of, with_texts
+from sdhelpers.metadata import png
+from sdhelpers.metadata.png import MetadataError, decode_text, pack_chunk, read_chunks, text_chunk, texts_of, with_texts
 
 MB = 2**20
 

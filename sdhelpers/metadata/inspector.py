@@ -13,10 +13,10 @@ import ipywidgets as ui
 from PIL import Image
 
 from sdhelpers.drop_zone import MOST_BYTES, DropZone
-from sdhelpers.generation import model_source, pixel_hash, redraw
 from sdhelpers.hub import ModelError
-from sdhelpers.metadata import WRITERS, ImageFile, disagreements, read_stream
-from sdhelpers.png import MetadataError
+from sdhelpers.metadata.files import WRITERS, ImageFile, disagreements, read_stream
+from sdhelpers.metadata.generation import model_source, pixel_hash, redraw
+from sdhelpers.metadata.png import MetadataError
 from sdhelpers.widgets import to_png
 
 MOST_PIXELS = 50_000_000

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor
 
-from sdhelpers import models, shapes
+from sdhelpers import models
+from sdhelpers.benchmark import shapes
 from sdhelpers.schedulers import build_scheduler
 
 MODELS = ("sd15", "sd15-shapes", "sdxl-shapes")

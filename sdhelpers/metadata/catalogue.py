@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdhelpers.hub import sha256
-from sdhelpers.metadata import WRITERS, ImageFile, read_image, to_settings
-from sdhelpers.png import MetadataError
+from sdhelpers.metadata.files import WRITERS, ImageFile, read_image, to_settings
+from sdhelpers.metadata.png import MetadataError
 
 VERSION = 1  # of the tables below, kept in the database's user_version
 BATCH = 20

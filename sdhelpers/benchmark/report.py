@@ -24,10 +24,11 @@ import numpy as np
 import psutil
 import torch
 
-from sdhelpers import models, variants
+from sdhelpers import models
+from sdhelpers.benchmark import variants
+from sdhelpers.benchmark.fresh import in_fresh_process
+from sdhelpers.benchmark.measurement import Row, matmul_rate, measure, step_flops
 from sdhelpers.device import best_device
-from sdhelpers.fresh import in_fresh_process
-from sdhelpers.measurement import Row, matmul_rate, measure, step_flops
 
 RECORDED = models.ROOT / "data" / "benchmarks"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "tomesd")
@@ -261,7 +262,7 @@ def plot(results: Results):
 def command(model: str, tier: str, threads: int | None, save: Path | None, compiling: bool) -> int:
     """Measure, print the table as it grows, and write it and its plot: `python -m sdhelpers bench`."""
     if model == "sd15" and tier == "pocket":
-        from sdhelpers import cold_start
+        from sdhelpers.benchmark import cold_start
 
         print(cold_start.table(threads or 2), flush=True)
     kind = best_device()

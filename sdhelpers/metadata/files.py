@@ -23,10 +23,10 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import ExifTags, Image
 
-from sdhelpers import png
-from sdhelpers.a1111 import Parameters, read_parameters, write_parameters
-from sdhelpers.generation import GenerationData, from_json, to_json
-from sdhelpers.png import Chunk, MetadataError
+from sdhelpers.metadata import png
+from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
+from sdhelpers.metadata.generation import GenerationData, from_json, to_json
+from sdhelpers.metadata.png import Chunk, MetadataError
 from sdhelpers.schedulers import SCHEDULERS
 from sdhelpers.widgets import Settings
 

@@ -24,7 +24,7 @@ from PIL import Image
 from sdhelpers import models
 from sdhelpers.device import best_device
 from sdhelpers.hub import ModelError, sha256
-from sdhelpers.png import MetadataError
+from sdhelpers.metadata.png import MetadataError
 from sdhelpers.schedulers import SCHEDULERS
 from sdhelpers.widgets import Settings, SettingsError, generate
 

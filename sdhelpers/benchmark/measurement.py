@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import torch
 
-from sdhelpers import models, shapes, variants
+from sdhelpers import models
+from sdhelpers.benchmark import shapes, variants
+from sdhelpers.benchmark.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
 from sdhelpers.device import best_device, seeded_latents
-from sdhelpers.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
 
 PROMPT = "a 3d render of a cat on a beach"
 
