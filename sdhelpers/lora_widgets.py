@@ -1,0 +1,88 @@
+"""A panel with a slider for each LoRA that is loaded into a pipeline, beside the picture without any.
+
+    LoraPanel(pipe, ["icon", "hedgehog"], "a hedgehog in a meadow")
+
+Built in chapter 8.
+"""
+
+import html
+from collections.abc import Sequence
+
+import ipywidgets as ui
+from PIL import Image
+
+from sdhelpers.device import seeded_generator
+from sdhelpers.widgets import LARGEST_SEED, to_png
+
+STRONGEST = 2.0
+GREY = (238, 238, 238)
+
+
+class LoraPanel(ui.VBox):
+    """Prompt, seed, a weight from -2 to 2 for each adapter, and two pictures from one noise: all weights 0, and these.
+
+    `weights` is what the sliders say, `drawn` the pair of pictures that is shown.
+    """
+
+    def __init__(self, pipe, adapters: Sequence[str], prompt: str, seed: int = 1234, size: int = 128, steps: int = 20):
+        self.pipe, self.size, self.steps = pipe, size, steps
+        self.drawn: tuple[Image.Image, Image.Image] | None = None
+        self._base: tuple[tuple[str, int], Image.Image] | None = None
+        wide, style = ui.Layout(width="34em", max_width="98%"), {"description_width": "6.5em"}
+        self.prompt = ui.Text(prompt, description="prompt", layout=wide, style=style)
+        self.sliders = {
+            name: ui.FloatSlider(
+                0.0, min=-STRONGEST, max=STRONGEST, step=0.1, description=name, layout=wide, style=style
+            )
+            for name in adapters
+        }
+        self.seed = ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", style=style)
+        self.draw_button = ui.Button(description="Draw", button_style="primary")
+        self.zero_button = ui.Button(description="All to 0")
+        self.pictures = [ui.Image(format="png", layout=ui.Layout(width="16em")) for _ in range(2)]
+        for picture in self.pictures:
+            picture.value = to_png(Image.new("RGB", (8, 8), GREY))
+        self.message = ui.HTML()
+        self.draw_button.on_click(lambda _: self.draw())
+        self.zero_button.on_click(lambda _: self.reset())
+        titles = ("without", "with these weights")
+        shown = [ui.VBox([ui.Label(title), picture]) for title, picture in zip(titles, self.pictures)]
+        row = ui.HBox([self.seed, self.draw_button, self.zero_button], layout=ui.Layout(flex_flow="row wrap"))
+        pair = ui.HBox(shown, layout=ui.Layout(flex_flow="row wrap"))
+        super().__init__([self.prompt, *self.sliders.values(), row, self.message, pair])
+        self.add_class("sdhelpers-lora-panel")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {name: slider.value for name, slider in self.sliders.items()}
+
+    def reset(self) -> None:
+        """All sliders to 0; nothing is drawn."""
+        for slider in self.sliders.values():
+            slider.value = 0.0
+
+    def draw(self) -> None:
+        """Draw both pictures; a failure is said in the message line."""
+        self.draw_button.disabled, self.message.value = True, ""
+        try:
+            now = (self.prompt.value, self.seed.value)
+            if self._base is None or self._base[0] != now:
+                self._base = (now, self._picture(dict.fromkeys(self.sliders, 0.0)))
+            self.drawn = (self._base[1], self._picture(self.weights))
+            for widget, picture in zip(self.pictures, self.drawn):
+                widget.value = to_png(picture)
+        except Exception as error:
+            text = html.escape(f"{type(error).__name__}: {error}")
+            self.message.value = f'<span style="color:#b35900">{text}</span>'
+        finally:
+            self.draw_button.disabled = False
+
+    def _picture(self, weights: dict[str, float]) -> Image.Image:
+        self.pipe.set_adapters(list(weights), list(weights.values()))
+        return self.pipe(
+            self.prompt.value,
+            generator=seeded_generator(self.seed.value),
+            num_inference_steps=self.steps,
+            width=self.size,
+            height=self.size,
+        ).images[0]
