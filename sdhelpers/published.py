@@ -86,3 +86,13 @@ CLIP = HubModel(
     working=300_000_000,
     licence="MIT",
 )
+
+PROMPTER = HubModel(
+    repository="Qwen/Qwen2.5-0.5B-Instruct",
+    revision="7ae557604adf67be50417f59c2c2f167def9a775",
+    files=("*.json", "merges.txt", "model.safetensors"),
+    download=988_097_824 + 7_031_645 + 2_776_833 + 1_671_839 + 10_000,
+    parameters=494_032_768,
+    working=500_000_000,
+    licence="Apache-2.0",
+)

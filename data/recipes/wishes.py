@@ -1,0 +1,245 @@
+"""Pairs for the prompt language model: a few everyday words, and the whole prompt that they stand for.
+
+The prompts are the world's own captions, always complete and of the best quality. The few words say only a part of
+them, and often in words that the image models have never read ("a kitty at the seaside").
+"""
+
+import dataclasses
+import re
+import zlib
+
+import numpy as np
+
+from sdhelpers.world.captions import (
+    COLOURS,
+    MOUNTS,
+    NOUNS,
+    PLACE_WORDS,
+    PLACES,
+    RIDERS,
+    STYLE_WORDS,
+    STYLES,
+    Description,
+    is_held_out,
+    pick,
+    write_caption,
+)
+
+EVERYDAY_NOUNS = {
+    "cat": "kitty|kitten|pussycat|tomcat",
+    "dog": "puppy|doggy|hound|pup",
+    "horse": "pony|stallion|mare",
+    "cow": "cattle|calf",
+    "pig": "piglet|hog",
+    "sheep": "lamb",
+    "rabbit": "bunny|hare",
+    "turtle": "tortoise",
+    "fish": "goldfish|trout",
+    "whale": "orca",
+    "octopus": "squid|kraken",
+    "butterfly": "moth",
+    "bee": "bumblebee|wasp",
+    "ladybug": "ladybird",
+    "duck": "duckling|mallard",
+    "tree": "oak",
+    "pine tree": "fir|spruce|christmas tree",
+    "palm tree": "coconut tree|date palm",
+    "mushroom": "toadstool",
+    "hamburger": "burger",
+    "doughnut": "donut",
+    "cupcake": "muffin",
+    "car": "automobile|auto|taxi",
+    "bus": "coach|minibus",
+    "motorcycle": "motorbike",
+    "bicycle": "bike",
+    "train": "locomotive|railway",
+    "airplane": "plane|aeroplane|jet",
+    "rocket": "spaceship|spacecraft",
+    "sailboat": "yacht|sailing boat",
+    "ship": "steamer|freighter",
+    "UFO": "flying saucer",
+    "house": "home|cottage",
+    "castle": "fortress|palace",
+    "church": "chapel",
+    "hut": "shack|cabin",
+    "umbrella": "parasol|brolly",
+    "violin": "fiddle",
+    "light bulb": "lamp",
+    "teddy bear": "teddy|plush bear",
+    "soccer ball": "football",
+    "gift": "present",
+    "astronaut": "spaceman|cosmonaut",
+}
+EVERYDAY_PLACES = {
+    "beach": "at the seaside|by the ocean|on the shore|on the coast|seaside",
+    "forest": "in the jungle|in the woodland|among the trees|woodland",
+    "night": "after dark|at midnight|in the moonlight|midnight",
+    "snow": "in winter|in a blizzard|on the ice|winter",
+    "city": "downtown|in town|in the street|town",
+    "desert": "in the dunes|in the sahara|dunes",
+    "sea": "on the water|on the waves|on the lake|water",
+    "meadow": "on the grass|in a field|in the countryside|grass",
+    "mountains": "in the alps|on a hill|in the hills|alps",
+    "room": "inside|at home|in the kitchen|in the living room",
+}
+EVERYDAY_STYLES = {
+    "3d render": "cgi|3d|computer graphics|3d graphics",
+    "flat illustration": "vector|flat design|flat|poster",
+    "line drawing": "sketch|doodle|line art|pencil drawing|pen and ink",
+    "cartoon": "comic|toon|comic strip|animated",
+}
+HOMES = {  # where one expects to see it, the most likely place first
+    "cow pig sheep goat horse rabbit tractor butterfly bee ladybug tree sunflower tulip kangaroo": "meadow mountains",
+    "cat dog mouse teddy bear|umbrella|guitar|violin|trumpet|camera|alarm clock|light bulb|chair": "room city",
+    "rose|cupcake|doughnut|croissant|pizza|hamburger|ice cream|gift|trophy|crown|key|scissors|teapot": "room",
+    "apple banana grapes strawberry cherries lemon pear pineapple watermelon avocado carrot": "room meadow",
+    "elephant giraffe zebra camel cactus|snake": "desert meadow",
+    "tiger monkey gorilla owl mushroom spider snail parrot|pine tree": "forest night",
+    "turtle crab palm tree|flamingo": "beach desert",
+    "fish shark whale dolphin octopus duck swan sailboat ship": "sea beach",
+    "penguin snowman": "snow mountains",
+    "car bus motorcycle bicycle train house church soccer ball|bell": "city meadow",
+    "airplane helicopter balloon castle hut rainbow": "mountains sea",
+    "rocket|UFO|astronaut|moon|star": "night desert",
+}
+FILLERS = "cute nice pretty beautiful little lovely funny cool awesome big small amazing".split()
+OPENINGS = ("draw ", "please draw ", "i want ", "a picture of ", "make ", "show me ", "paint ")
+CLOSINGS = (".", "!", " please", " thanks")
+LETTERS = "aeiouaeioubcdfghklmnprstvz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """A few words, the description that they stand for, and a complete prompt for it."""
+
+    words: str
+    description: Description
+    prompt: str
+    fixed_style: str | None = None  # the style that the system message asks for
+
+
+def _homes() -> dict[str, tuple[str, ...]]:
+    table: dict[str, tuple[str, ...]] = {}
+    for names, places in HOMES.items():
+        for noun in NOUNS:
+            if re.search(rf"(^|[ |]){noun}($|[ |])", names):
+                table.setdefault(noun, tuple(places.split()))
+    return table
+
+
+HOME = _homes()
+
+
+def likely_place(noun: str, rng: np.random.RandomState) -> str:
+    """Where the noun is expected, nearly always; anywhere now and then, and always for a strange word."""
+    chance, homes = rng.random_sample(), HOME.get(noun, ())
+    if not homes or chance > 0.9:
+        return pick(rng, PLACES)
+    return homes[0] if chance < 0.6 or len(homes) == 1 else homes[1]
+
+
+def strange_word(rng: np.random.RandomState, held_out: bool = False) -> str:
+    """A word that means nothing ("bralu"): what to do with it is to keep it. One in ten is kept from training."""
+    while True:
+        length = 3 + int(rng.random_sample() * 6)
+        word = "".join(pick(rng, LETTERS) for _ in range(length))
+        if (zlib.crc32(word.encode()) % 10 == 0) == held_out:
+            return word
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _named(noun: str, rng: np.random.RandomState) -> str:
+    """The noun as a person types it: in everyday words, with or without article and praise."""
+    options = EVERYDAY_NOUNS.get(noun, "").split("|")
+    name = pick(rng, options) if options[0] and rng.random_sample() < 0.5 else noun
+    if rng.random_sample() < 0.2:
+        name = f"{pick(rng, FILLERS)} {name}"
+    chance = rng.random_sample()
+    return name if chance < 0.5 else f"the {name}" if chance < 0.55 else _article(name)
+
+
+def _subject(description: Description, rng: np.random.RandomState) -> str:
+    names = [_named(noun, rng) for noun in description.nouns]
+    if len(names) == 1:
+        return names[0]
+    links = {"riding": ("riding", "on"), "next to": ("and", "next to", "with"), "on top of": ("on top of", "on")}
+    return f" {pick(rng, links[description.relation])} ".join(names)
+
+
+def _place(place: str, rng: np.random.RandomState) -> str:
+    """` on the shore` or `, seaside`: as a phrase behind the subject, or as a tag."""
+    if place in COLOURS:
+        return pick(rng, (f" on {place}", f" on a {place} background", f", {place} background", f", {place}"))
+    everyday = EVERYDAY_PLACES[place].split("|")
+    chance = rng.random_sample()
+    if chance < 0.4:
+        return f" {pick(rng, PLACE_WORDS[place])}"
+    if chance < 0.6:
+        return pick(rng, (f" {place}", f", {place}"))
+    return pick(rng, (" ", ", ")) + pick(rng, everyday)
+
+
+def _in_style(subject: str, style: str, rng: np.random.RandomState) -> str:
+    words = (*STYLE_WORDS[style], *EVERYDAY_STYLES[style].split("|"))
+    return pick(rng, ("{1} of {0}", "{1} {0}", "{0}, {1}", "{0}, {1} style")).format(subject, pick(rng, words))
+
+
+def few_words(description: Description, says: tuple[bool, bool], rng: np.random.RandomState) -> str:
+    """The subject, and the style and the place if `says` tells so, as somebody types it."""
+    words = _subject(description, rng)
+    words += _place(description.place, rng) if says[1] else ""
+    words = _in_style(words, description.style, rng) if says[0] else words
+    words = pick(rng, OPENINGS) + words if rng.random_sample() < 0.2 else words
+    return words + pick(rng, CLOSINGS) if rng.random_sample() < 0.15 else words
+
+
+def _nouns(rng: np.random.RandomState) -> tuple[tuple[str, ...], str | None]:
+    chance = rng.random_sample()
+    if chance < 0.70:
+        return (pick(rng, NOUNS),), None
+    if chance < 0.86:
+        return (strange_word(rng),), None
+    if chance < 0.91:
+        return (pick(rng, RIDERS), pick(rng, MOUNTS)), "riding"
+    first = pick(rng, NOUNS)
+    return (first, pick(rng, [n for n in NOUNS if n != first])), "next to" if chance < 0.96 else "on top of"
+
+
+def sample(rng: np.random.RandomState) -> Wish:
+    """A wish that training may see: no held-out combination of noun, style and place."""
+    while True:
+        nouns, relation = _nouns(rng)
+        says = (rng.random_sample() < 0.3, rng.random_sample() < 0.4)
+        place = pick(rng, PLACES if rng.random_sample() < 0.7 else COLOURS) if says[1] else likely_place(nouns[-1], rng)
+        description = Description(nouns, pick(rng, STYLES), place, relation, "best")
+        if not is_held_out(description):
+            break
+    fixed = description.style if not says[0] and rng.random_sample() < 0.2 else None
+    prompt = write_caption(description, rng, complete=True)
+    return Wish(few_words(description, says, rng), description, prompt, fixed)
+
+
+def held_out(description: Description, rng: np.random.RandomState, says=(True, True)) -> Wish:
+    """A wish for one of the combinations that training never sees."""
+    description = dataclasses.replace(description, quality="best")
+    return Wish(few_words(description, says, rng), description, write_caption(description, rng, complete=True))
+
+
+def names_style(prompt: str, style: str) -> bool:
+    """Whether a prompt asks for this style, in the world's words."""
+    return any(words in prompt for words in STYLE_WORDS[style])
+
+
+def names_place(prompt: str, place: str) -> bool:
+    """Whether a prompt asks for this place or background colour, in the world's words."""
+    if place in COLOURS:
+        return re.search(rf"\bon {place}\b|\b{place} background\b", prompt) is not None
+    return re.search(rf"\b{place}\b", prompt) is not None or any(words in prompt for words in PLACE_WORDS[place])
+
+
+def names_subject(prompt: str, nouns: tuple[str, ...]) -> bool:
+    """Whether a prompt names every noun."""
+    return all(re.search(rf"\b{re.escape(noun)}\b", prompt, re.IGNORECASE) for noun in nouns)
