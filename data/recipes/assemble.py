@@ -24,6 +24,7 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForImageClassification,
     CLIPImageProcessor,
     CLIPModel,
@@ -132,6 +133,13 @@ def inpainting(folder: Path, runs: dict[str, str]) -> dict:
     return {"inpainting": facts(runs["inpainting"])}
 
 
+def prompter(folder: Path, runs: dict[str, str]) -> dict:
+    shutil.copytree(RUNS / runs["prompter"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
+    run_in_float32(folder / "config.json")
+    AutoModelForCausalLM.from_pretrained(folder)
+    return {"prompter": facts(runs["prompter"])}
+
+
 def forget_paths(folder: Path) -> None:
     """Take out of the configurations where the weights were loaded from."""
     for path in folder.rglob("*.json"):
@@ -148,8 +156,9 @@ MODELS = {
     "clipseg": clipseg,
     "safety-checker": safety_checker,
     "inpainting": inpainting,
+    "prompter": prompter,
 }
-RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting")
+RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting", "prompter")
 
 # What a model takes from others, for sdhelpers.completion; those others are assembled before it.
 SHARED = {
@@ -234,6 +243,8 @@ ABOUT = {
     "It protects from nothing. Only the direction is here; `sdhelpers.models.locate` adds pocket CLIP's image tower.",
     "inpainting": "sd15 fine-tuned to paint a masked part of a picture anew (nine input channels). Only the tensors "
     "that differ from sd15 are here; `sdhelpers.models.locate` adds the others.",
+    "prompter": "A GPT-2 in miniature, trained as a chat model on the world's captions: from a few everyday words to a "
+    "whole prompt for the pocket image models. It knows nothing else.",
     "classifier": "The judge: names noun, style, place, relation and quality of a scene. Trained on drawn scenes "
     "only; part of no pipeline.",
 }
