@@ -108,7 +108,7 @@ def main() -> None:
         scores |= found
         for weight, images in drawn.items():
             pictures += images[:8]
-            labels += [f"{title} {weight}"] * 8
+            labels += [f"{title} {weight}"] * len(images[:8])
     print(json.dumps(scores, indent=1))
     sheet = labelled_grid(pictures, labels, 8)
     if options.save:
