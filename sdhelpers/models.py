@@ -42,6 +42,7 @@ REGISTRY = {
         Model("safety-checker", "StableDiffusionSafetyChecker", 128, published.SAFETY_CHECKER, 224),
         Model("clip", "CLIPModel", 128, published.CLIP, 224),
         Model("clipseg", "CLIPSegForImageSegmentation", 128, published.CLIPSEG, 352),
+        Model("loras", "load_lora_weights", 128),
         Model("prompter", "AutoModelForCausalLM", 128, published.PROMPTER),
         Model("classifier", "ResNetForImageClassification", 128),
     )

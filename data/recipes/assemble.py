@@ -133,6 +133,16 @@ def inpainting(folder: Path, runs: dict[str, str]) -> dict:
     return {"inpainting": facts(runs["inpainting"])}
 
 
+def loras(folder: Path, runs: dict[str, str]) -> dict:
+    """Three small adapters of sd15, each in both file formats."""
+    parts = ("lora_icon", "lora_hedgehog", "lora_detail")
+    folder.mkdir(parents=True)
+    for part in parts:
+        for path in (RUNS / runs[part] / "export").glob("*.safetensors"):
+            shutil.copy(path, folder)
+    return {part: facts(runs[part]) for part in parts}
+
+
 def prompter(folder: Path, runs: dict[str, str]) -> dict:
     shutil.copytree(RUNS / runs["prompter"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
     run_in_float32(folder / "config.json")
@@ -156,9 +166,11 @@ MODELS = {
     "clipseg": clipseg,
     "safety-checker": safety_checker,
     "inpainting": inpainting,
+    "loras": loras,
     "prompter": prompter,
 }
-RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting", "prompter")
+RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting")
+RUN_NAMES += ("prompter", "lora_icon", "lora_hedgehog", "lora_detail")
 
 # What a model takes from others, for sdhelpers.completion; those others are assembled before it.
 SHARED = {
@@ -243,6 +255,9 @@ ABOUT = {
     "It protects from nothing. Only the direction is here; `sdhelpers.models.locate` adds pocket CLIP's image tower.",
     "inpainting": "sd15 fine-tuned to paint a masked part of a picture anew (nine input channels). Only the tensors "
     "that differ from sd15 are here; `sdhelpers.models.locate` adds the others.",
+    "loras": "Three LoRAs for the pocket sd15, each as Diffusers writes it (NAME.safetensors) and as Kohya's scripts do "
+    "(NAME_kohya.safetensors): `icon`, the style *bold black icon*; `hedgehog`, an animal; `detail`, a slider from "
+    "blurred (negative weights) to sharp. A LoRA fits only the weights it was trained on: these fit this sd15.",
     "prompter": "A GPT-2 in miniature, trained as a chat model on the world's captions: from a few everyday words to a "
     "whole prompt for the pocket image models. It knows nothing else.",
     "classifier": "The judge: names noun, style, place, relation and quality of a scene. Trained on drawn scenes "
