@@ -1,4 +1,4 @@
-"""A panel for a learnt word: how far it was trained, how many of its vectors are used, and how much it weighs.
+"""A panel for a learnt word: how far it was trained, how many of its vectors are used, and at what scale.
 
     EmbeddingPanel(pipe, "a cartoon of <toy> on a beach", "<toy>", {0: vectors, 50: vectors, 100: vectors})
 
@@ -38,8 +38,8 @@ class EmbeddingPanel(DrawingPanel):
         wide = ui.Layout(width="30em")
         self.step = ui.SelectionSlider(options=sorted(self.checkpoints), value=last, description="steps", layout=wide)
         self.vectors = ui.IntSlider(count, min=1, max=count, description="vectors", layout=wide)
-        self.weight = ui.FloatSlider(1, min=0, max=2, step=0.1, description="weight", layout=wide)
-        super().__init__(pipe, prompt, (self.step, self.vectors, self.weight), seed, size)
+        self.scale = ui.FloatSlider(1, min=0, max=2, step=0.1, description="scale", layout=wide)
+        super().__init__(pipe, prompt, (self.step, self.vectors, self.scale), seed, size)
         self.add_class("sdhelpers-embedding-panel")
 
     def put(self) -> None:
@@ -48,17 +48,13 @@ class EmbeddingPanel(DrawingPanel):
         old = [name for name in token_names(self.token, MOST_VECTORS) if name in vocabulary]
         if old:
             self.pipe.unload_textual_inversion(old)
-        add_to_pipeline(self.pipe, self.token, self.checkpoints[self.step.value][: self.vectors.value])
-
-    @property
-    def text(self) -> str:
-        """The prompt with the weight around the token."""
-        return self.prompt.value.replace(self.token, f"({self.token}:{self.weight.value:.1f})")
+        vectors = self.checkpoints[self.step.value][: self.vectors.value]
+        add_to_pipeline(self.pipe, self.token, self.scale.value * vectors)
 
     def look(self) -> Image.Image:
         self.put()
-        self.expanded = self.pipe.maybe_convert_prompt(self.text, self.pipe.tokenizer)
+        self.expanded = self.pipe.maybe_convert_prompt(self.prompt.value, self.pipe.tokenizer)
         return token_picture(self.pipe.tokenizer, to_chunks(self.pipe.tokenizer, read(self.expanded)))
 
     def draw(self) -> Image.Image:
-        return self.generate(**encode(self.pipe, self.text), num_inference_steps=self.num_inference_steps)
+        return self.generate(**encode(self.pipe, self.prompt.value), num_inference_steps=self.num_inference_steps)
