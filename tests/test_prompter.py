@@ -39,7 +39,7 @@ def test_the_cards_scores_are_above_the_floors():
     assert min(v for k, v in scores.items() if k.endswith(("added", "obeyed"))) >= 0.97
     assert scores["perplexity, held-out wishes"] < scores["perplexity, subject alone"] < 4
     distinct = [scores[f"distinct of 20 expansions, temperature {t}"] for t in (0.2, 0.7, 1.2)]
-    assert distinct == sorted(distinct) and distinct[-1] > 2 * distinct[0]
+    assert distinct == sorted(distinct) and distinct[-1] > 1.3 * distinct[0]
 
 
 def test_the_model_is_a_gpt2_of_the_promised_size(writer):
