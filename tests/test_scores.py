@@ -37,6 +37,7 @@ def test_the_cards_scores_are_above_the_floors():
     assert min(v for k, v in card("clipseg")["parts"]["clipseg"]["scores"].items() if k != ONE_OF_TWO) >= 0.75
     inpainting = card("inpainting")["scores"]
     assert min(v for k, v in inpainting.items() if k.endswith("right")) >= 0.75
+    assert inpainting["new object asked for: difference just inside the box"] <= 0.04
     flagged = card("safety-checker")["parts"]["safety"]["scores"]
     assert flagged["flagged, of scenes with a pizza"] >= 0.7 and flagged["flagged, of other scenes"] <= 0.05
 

@@ -53,7 +53,10 @@ class Prompted(Dataset):
 
     def __getitem__(self, number: int):
         rng = np.random.RandomState(number)
-        scene = world.sample(rng)
+        description = world.describe(rng)
+        while number % 2 and len(description.nouns) < 2:  # to tell two objects apart is the harder half
+            description = world.describe(rng)
+        scene = world.draw(description, rng)
         words, mask = prompt_and_mask(scene, rng)
         return to_batch([scene.image])[0], words, torch.from_numpy(mask.astype(np.float32))
 
