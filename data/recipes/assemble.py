@@ -255,8 +255,8 @@ ABOUT = {
     "It protects from nothing. Only the direction is here; `sdhelpers.models.locate` adds pocket CLIP's image tower.",
     "inpainting": "sd15 fine-tuned to paint a masked part of a picture anew (nine input channels). Only the tensors "
     "that differ from sd15 are here; `sdhelpers.models.locate` adds the others.",
-    "loras": "Three LoRAs for the pocket sd15, each as Diffusers writes it (NAME.safetensors) and as Kohya's scripts do "
-    "(NAME_kohya.safetensors): `icon`, the style *bold black icon*; `hedgehog`, an animal; `detail`, a slider from "
+    "loras": "Three LoRAs for the pocket sd15, each as Diffusers writes it (NAME.safetensors) and as Kohya's scripts "
+    "do (NAME_kohya.safetensors): `icon`, the style *bold black icon*; `hedgehog`, an animal; `detail`, a slider from "
     "blurred (negative weights) to sharp. A LoRA fits only the weights it was trained on: these fit this sd15.",
     "prompter": "A GPT-2 in miniature, trained as a chat model on the world's captions: from a few everyday words to a "
     "whole prompt for the pocket image models. It knows nothing else.",

@@ -34,7 +34,9 @@ def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
     """The mask wider by so many pixels, or narrower if `pixels` is negative."""
     if pixels == 0:
         return mask
-    return (binary_dilation if pixels > 0 else binary_erosion)(mask, iterations=abs(pixels))
+    if pixels > 0:
+        return binary_dilation(mask, iterations=pixels)
+    return binary_erosion(mask, iterations=-pixels, border_value=1)  # the picture's own edge is none of the mask
 
 
 def box_around(mask: np.ndarray, margin: int) -> np.ndarray:
