@@ -146,7 +146,7 @@ def nine_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=2_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000)
+    options = arguments(__doc__, steps=5_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000)
     base = models.POCKET / "sd15"
     path = RUNS / "masked" / "scenes.npz"
     if not path.exists():
