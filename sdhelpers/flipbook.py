@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import ipywidgets as ui
 from PIL import Image
 
-from sdhelpers.widgets import to_png
+from sdhelpers.panel import to_png
 
 
 class Flipbook(ui.VBox):

@@ -5,20 +5,19 @@
 Built in chapter 8.
 """
 
-import html
 from collections.abc import Sequence
 
 import ipywidgets as ui
 from PIL import Image
 
 from sdhelpers.device import seeded_generator
-from sdhelpers.widgets import LARGEST_SEED, to_png
+from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.widgets import LARGEST_SEED
 
 STRONGEST = 2.0
-GREY = (238, 238, 238)
 
 
-class LoraPanel(ui.VBox):
+class LoraPanel(Panel):
     """Prompt, seed, a weight from -2 to 2 for each adapter, and two pictures from one noise: all weights 0, and these.
 
     `weights` is what the sliders say, `drawn` the pair of pictures that is shown.
@@ -39,11 +38,9 @@ class LoraPanel(ui.VBox):
         self.seed = ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", style=style)
         self.draw_button = ui.Button(description="Draw", button_style="primary")
         self.zero_button = ui.Button(description="All to 0")
-        self.pictures = [ui.Image(format="png", layout=ui.Layout(width="16em")) for _ in range(2)]
-        for picture in self.pictures:
-            picture.value = to_png(Image.new("RGB", (8, 8), GREY))
+        self.pictures = [ui.Image(value=BLANK, format="png", layout=ui.Layout(width="16em")) for _ in range(2)]
         self.message = ui.HTML()
-        self.draw_button.on_click(lambda _: self.draw())
+        self.draw_button.on_click(lambda _: self.attempt(self.draw, self.draw_button))
         self.zero_button.on_click(lambda _: self.reset())
         titles = ("without", "with these weights")
         shown = [ui.VBox([ui.Label(title), picture]) for title, picture in zip(titles, self.pictures)]
@@ -62,20 +59,13 @@ class LoraPanel(ui.VBox):
             slider.value = 0.0
 
     def draw(self) -> None:
-        """Draw both pictures; a failure is said in the message line."""
-        self.draw_button.disabled, self.message.value = True, ""
-        try:
-            now = (self.prompt.value, self.seed.value)
-            if self._base is None or self._base[0] != now:
-                self._base = (now, self._picture(dict.fromkeys(self.sliders, 0.0)))
-            self.drawn = (self._base[1], self._picture(self.weights))
-            for widget, picture in zip(self.pictures, self.drawn):
-                widget.value = to_png(picture)
-        except Exception as error:
-            text = html.escape(f"{type(error).__name__}: {error}")
-            self.message.value = f'<span style="color:#b35900">{text}</span>'
-        finally:
-            self.draw_button.disabled = False
+        """Draw both pictures; the one without is drawn again only for another prompt or seed."""
+        now = (self.prompt.value, self.seed.value)
+        if self._base is None or self._base[0] != now:
+            self._base = (now, self._picture(dict.fromkeys(self.sliders, 0.0)))
+        self.drawn = (self._base[1], self._picture(self.weights))
+        for widget, picture in zip(self.pictures, self.drawn):
+            widget.value = to_png(picture)
 
     def _picture(self, weights: dict[str, float]) -> Image.Image:
         self.pipe.set_adapters(list(weights), list(weights.values()))

@@ -1,6 +1,5 @@
 """Masks from words, soft edges, and a panel to try both. Built in chapter 1, used again in chapter 18."""
 
-import html
 from collections.abc import Callable
 
 import ipywidgets as ui
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
-from sdhelpers.widgets import to_png
+from sdhelpers.panel import Panel, to_png
 
 TINT = np.array([255, 0, 200], np.float32)
 
@@ -44,11 +43,13 @@ def iou(mask: np.ndarray, truth: np.ndarray) -> float:
     return float((mask & truth).sum() / union) if union else 1.0
 
 
-class MaskPanel(ui.VBox):
+class MaskPanel(Panel):
     """A picture with the part tinted that some words name; threshold and soft edge as sliders.
 
     `probability_of(words)` gives [height, width] from 0 to 1. `mask` is what the controls say now.
     """
+
+    sentences = (ValueError,)
 
     def __init__(self, image: Image.Image, probability_of: Callable[[str], torch.Tensor], words: str):
         self.image, self.probability_of = image, probability_of
@@ -72,8 +73,8 @@ class MaskPanel(ui.VBox):
                 raise ValueError("Write what is to be masked, for example: the background.")
             self.mask = to_mask(self.probability_of(words), self.threshold.value, self.feather.value)
         except Exception as error:
-            self.message.value = f'<span style="color:#b35900">{html.escape(str(error))}</span>'
-            return
+            return self.say_error(error)
         share = np.asarray(self.mask, np.float32).mean() / 255
         self.picture.value = to_png(overlay(self.image, self.mask))
         self.message.value = f"<span>{share:.0%} of the pixels are masked.</span>"
+        return None

@@ -6,7 +6,6 @@ SchedulePanel(pipe, "a [cat:dog:{when}] on a beach")
 Built in chapters 10 and 12.
 """
 
-import html
 import math
 from collections.abc import Sequence
 
@@ -14,11 +13,11 @@ import ipywidgets as ui
 from PIL import Image, ImageDraw, ImageFont
 
 from sdhelpers.device import seeded_generator
+from sdhelpers.panel import BLANK, Panel, to_png
 from sdhelpers.prompts.embeddings import Chunk, encode, to_chunks
 from sdhelpers.prompts.grammar import PromptError
 from sdhelpers.prompts.readings import Reading, read, schedule, write
 from sdhelpers.prompts.scheduled import ScheduledPrompt, real_steps
-from sdhelpers.widgets import to_png
 
 FONT_SIZE, LINE = 14, 22
 INK, PAPER, GREY = (40, 40, 40), (255, 255, 255), (238, 238, 238)
@@ -94,11 +93,13 @@ def schedule_picture(readings: Sequence[Reading], width: int = 760) -> Image.Ima
     return picture
 
 
-class DrawingPanel(ui.VBox):
+class DrawingPanel(Panel):
     """What both panels share: a prompt, a picture of how it is read, a button that draws, and a line for messages.
 
     A subclass sets its controls and says in `look` how the prompt is read and in `draw` how it is drawn.
     """
+
+    sentences = (PromptError,)
 
     def __init__(self, pipe, prompt: str, controls: Sequence[ui.Widget], seed: int, size: int):
         self.pipe, self.size = pipe, size
@@ -109,10 +110,10 @@ class DrawingPanel(ui.VBox):
         self.reading = ui.Image(format="png", layout=ui.Layout(max_width="98%", align_self="flex-start"))
         self.picture = ui.Image(format="png", layout=ui.Layout(width="16em", align_self="flex-start"))
         self.message = ui.HTML()
-        self.picture.value = to_png(Image.new("RGB", (8, 8), GREY))
+        self.picture.value = BLANK
         for control in (self.prompt, *controls):
             control.observe(lambda _: self.refresh(), "value")
-        self.draw_button.on_click(lambda _: self.attempt(self.show_drawing))
+        self.draw_button.on_click(lambda _: self.attempt(self.show_drawing, self.draw_button))
         row = ui.HBox([self.seed, self.draw_button], layout=ui.Layout(flex_flow="row wrap"))
         super().__init__([self.prompt, *controls, self.reading, row, self.message, self.picture])
         self.refresh()
@@ -121,24 +122,7 @@ class DrawingPanel(ui.VBox):
         self.attempt(lambda: setattr(self.reading, "value", to_png(self.look())))
 
     def show_drawing(self) -> None:
-        self.draw_button.disabled = True
-        try:
-            self.picture.value = to_png(self.draw())
-        finally:
-            self.draw_button.disabled = False
-
-    def attempt(self, action) -> None:
-        """Do it; a prompt that cannot be read, or any other failure, is said in the panel's message line."""
-        self.message.value = ""
-        try:
-            action()
-        except PromptError as error:
-            self.say(str(error))
-        except Exception as error:
-            self.say(f"{type(error).__name__}: {error}")
-
-    def say(self, text: str) -> None:
-        self.message.value = f'<span style="color:#b35900">{html.escape(text)}</span>'
+        self.picture.value = to_png(self.draw())
 
     def generate(self, **arguments) -> Image.Image:
         return self.pipe(

@@ -6,24 +6,24 @@ Built in chapter 17.
 """
 
 import html
-from collections.abc import Callable
 
 import ipywidgets as ui
-from PIL import Image
 
 from sdhelpers.device import seeded_generator
+from sdhelpers.panel import BLANK, Panel, to_png
 from sdhelpers.prompter import Prompter, PrompterError
-from sdhelpers.widgets import LARGEST_SEED, to_png
+from sdhelpers.widgets import LARGEST_SEED
 
 ANY_STYLE = "any style"
-EMPTY = Image.new("RGB", (8, 8), (238, 238, 238))
 
 
-class PromptBuilder(ui.VBox):
+class PromptBuilder(Panel):
     """Words, temperature and number above a list of prompts; raw words and chosen prompt drawn from one seed.
 
     `candidates` holds the list, `chosen` the prompt that will be drawn.
     """
+
+    sentences = (PrompterError,)
 
     def __init__(
         self,
@@ -65,14 +65,14 @@ class PromptBuilder(ui.VBox):
         self.seed = ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", style=style)
         self.expand_button = ui.Button(description="Expand", button_style="primary")
         self.draw_button = ui.Button(description="Draw both", disabled=True)
-        self.expand_button.on_click(lambda _: self.attempt(self.expand_button, self.expand))
-        self.draw_button.on_click(lambda _: self.attempt(self.draw_button, self.draw))
+        self.expand_button.on_click(lambda _: self.attempt(self.expand, self.expand_button))
+        self.draw_button.on_click(lambda _: self.attempt(self.draw, self.draw_button))
 
     def _build_display(self) -> None:
         self.list = ui.Select(rows=8, layout=ui.Layout(width="46em", max_width="98%"))
         self.message = ui.HTML()
         self.raw, self.picture = (
-            ui.Image(value=to_png(EMPTY), format="png", layout=ui.Layout(width="14em", height="14em")) for _ in range(2)
+            ui.Image(value=BLANK, format="png", layout=ui.Layout(width="14em", height="14em")) for _ in range(2)
         )
         self.raw_label, self.label = (ui.HTML(layout=ui.Layout(width="14em")) for _ in range(2))
 
@@ -112,18 +112,3 @@ class PromptBuilder(ui.VBox):
             ).images[0]
             picture.value = to_png(image)
             label.value = f'<div style="line-height:1.2">{html.escape(words)}</div>'
-
-    def attempt(self, button: ui.Button, action: Callable[[], None]) -> None:
-        """Do it; words that cannot be expanded, or any other failure, are said in the panel's message line."""
-        self.message.value, button.disabled = "", True
-        try:
-            action()
-        except PrompterError as error:
-            self.say(str(error))
-        except Exception as error:
-            self.say(f"{type(error).__name__}: {error}")
-        finally:
-            button.disabled = False
-
-    def say(self, text: str) -> None:
-        self.message.value = f'<span style="color:#b35900">{html.escape(text)}</span>'

@@ -8,7 +8,6 @@ one: while an image is being made, only the newest settings wait their turn. Bui
 
 import dataclasses
 import html
-import io
 import random
 import threading
 
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 
 from sdhelpers.device import seeded_generator
+from sdhelpers.panel import BLANK, Panel, to_png
 from sdhelpers.schedulers import SCHEDULERS, build_scheduler
 
 LARGEST_SEED = 2**32 - 1
@@ -88,17 +88,13 @@ def generate(pipe, settings: Settings, on_step=None) -> Image.Image:
     ).images[0]
 
 
-def to_png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-class Explorer(ui.VBox):
+class Explorer(Panel):
     """A panel with prompt, seed, guidance, steps, scheduler and size, a picture, and a strip of the last ones.
 
     `settings` holds what the controls say, `history` the finished (settings, image) pairs, newest first.
     """
+
+    sentences = (SettingsError,)
 
     def __init__(self, pipe, prompt: str, sizes: tuple[tuple[int, int], ...] = ((128, 128),), **settings):
         self.pipe = pipe
@@ -170,7 +166,7 @@ class Explorer(ui.VBox):
         self.progress = ui.IntProgress(0, min=0, max=1, layout=ui.Layout(width="20em"))
         self.picture = ui.Image(
             format="png",
-            value=to_png(Image.new("RGB", (8, 8), (238, 238, 238))),
+            value=BLANK,
             layout=ui.Layout(width="20em", height="20em", object_fit="contain"),
         )
         self.message, self.strip = ui.HTML(), ui.HBox(layout=ui.Layout(flex_flow="row wrap"))
@@ -237,12 +233,10 @@ class Explorer(ui.VBox):
         self.progress.value, self.progress.bar_style = 0, ""
         try:
             image = generate(self.pipe, settings, self._on_step)
-        except SettingsError as error:
-            self._say(str(error))
         except torch.OutOfMemoryError:
-            self._say("There is not enough GPU memory for this size: choose a smaller one.")
+            self.say("There is not enough GPU memory for this size: choose a smaller one.")
         except Exception as error:
-            self._say(f"{type(error).__name__}: {error}")
+            self.say_error(error)
         else:
             self._remember(settings, image)
         finally:
@@ -252,12 +246,9 @@ class Explorer(ui.VBox):
         self.progress.max, self.progress.value = total, done
         if self._stopping.is_set() and done < total:
             self.progress.bar_style = "warning"
-            self._say(f"Stopped after step {done} of {total}: this is how far the image had come.")
+            self.say(f"Stopped after step {done} of {total}: this is how far the image had come.")
             return False
         return True
-
-    def _say(self, text: str) -> None:
-        self.message.value = f'<span style="color:#b35900">{html.escape(text)}</span>'
 
     def _remember(self, settings: Settings, image: Image.Image) -> None:
         self.picture.value = to_png(image)

@@ -137,7 +137,7 @@ def test_any_words_give_a_prompt_or_one_sentence(writer, words, seed, temperatur
     try:
         (prompt,) = writer.expand(words, 1, temperature, seed)
     except PrompterError as error:
-        assert str(error).endswith((".", "seed.")) and "\n" not in str(error).replace(words, "")
+        assert str(error).endswith(".") and "\n" not in str(error)
     else:
         assert prompt and "\n" not in prompt and "<|end|>" not in prompt and len(prompt) < 1000
 

@@ -15,14 +15,13 @@ from diffusers.utils import logging
 from PIL import Image
 
 from assemble import write_card
-from loop import RECIPES
+from evaluate import GUIDANCE, SHEETS, STEPS, share
 from sdhelpers import measures, models
 from sdhelpers.classifier import Classifier
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import labelled_grid
 from sdhelpers.world.drawings import HELD_OUT_STYLE, TRAINED_STYLES
 
-STEPS, GUIDANCE = 20, 7.5
 NAMES = ("icon", "hedgehog", "detail")
 PLACES = ("in a meadow", "at night", "on a beach", "in the snow", "in the desert", "on yellow", "on pink", "in a room")
 THINGS = ("cat", "rocket", "car", "castle", "owl", "guitar", "duck", "house", "apple", "horse", "balloon", "penguin")
@@ -46,10 +45,6 @@ class Artist:
             images += self.pipe(part, generator=generators, num_inference_steps=STEPS, guidance_scale=GUIDANCE).images
             print(f"{weights}: {len(images)}", flush=True)
         return images
-
-
-def share(flags) -> float:
-    return round(float(np.mean(list(flags))), 4)
 
 
 def score_icon(artist: Artist, judge: Classifier, count: int):
@@ -112,7 +107,7 @@ def main() -> None:
     print(json.dumps(scores, indent=1))
     sheet = labelled_grid(pictures, labels, 8)
     if options.save:
-        sheet.save(RECIPES / "sheets" / "loras.webp", quality=85)
+        sheet.save(SHEETS / "loras.webp", quality=85)
         folder = models.POCKET / "loras"
         write_card(folder, {**json.loads((folder / "card.json").read_text()), "scores": scores})
 

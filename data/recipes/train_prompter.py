@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import wishes
+from evaluate import share
 from loop import RUNS, Training, arguments
 from scenes_data import FRESH
 from sdhelpers.prompter import SYSTEM, Prompter, messages
@@ -101,25 +102,12 @@ def loss_of(model, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tenso
     return model(input_ids=tokens, attention_mask=mask, labels=labels).loss, {}
 
 
-def share(flags) -> float:
-    flags = list(flags)
-    return round(sum(flags) / len(flags), 4)
-
-
 @torch.no_grad()
 def perplexity(prompter: Prompter, pairs: list[wishes.Wish]) -> float:
     """e to the mean cross-entropy a token: among how many tokens the model hesitates."""
     talks = [[*messages(w.words), {"role": "assistant", "content": w.prompt}] for w in pairs]
-    return round(
-        math.exp(
-            float(
-                prompter.model(
-                    **dict(zip(("input_ids", "attention_mask", "labels"), to_tensors(prompter.tokenizer, talks)))
-                ).loss
-            )
-        ),
-        3,
-    )
+    loss, _ = loss_of(prompter.model, *to_tensors(prompter.tokenizer, talks))
+    return round(math.exp(float(loss)), 3)
 
 
 def score(prompter: Prompter) -> dict[str, float]:

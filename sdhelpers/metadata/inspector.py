@@ -17,13 +17,12 @@ from sdhelpers.hub import ModelError
 from sdhelpers.metadata.files import WRITERS, ImageFile, disagreements, read_stream
 from sdhelpers.metadata.generation import model_source, pixel_hash, redraw
 from sdhelpers.metadata.png import MetadataError
-from sdhelpers.widgets import to_png
+from sdhelpers.panel import BLANK, Panel, to_png
 
 MOST_PIXELS = 50_000_000
-GREY = to_png(Image.new("RGB", (8, 8), (238, 238, 238)))
 
 
-class MetadataInspector(ui.VBox):
+class MetadataInspector(Panel):
     """A field for files, the picture, its settings, texts and chunks, and a button that draws it again with `pipe`.
 
     `found` is what the last file said, or None after one that could not be read; `again` the image drawn.
@@ -37,7 +36,7 @@ class MetadataInspector(ui.VBox):
         self.draw_button = ui.Button(description="Draw it again", disabled=True)
         self.message, self.details = ui.HTML(), ui.HTML()
         size = ui.Layout(width="14em", height="14em", object_fit="contain")
-        self.picture, self.second = (ui.Image(value=GREY, format="png", layout=size) for _ in range(2))
+        self.picture, self.second = (ui.Image(value=BLANK, format="png", layout=size) for _ in range(2))
         self.draw_button.on_click(lambda _: self.draw_again())
         buttons = ui.HBox([self.files, self.draw_button], layout=ui.Layout(align_items="center"))
         pictures = ui.HBox([self.picture, self.second])
@@ -46,9 +45,9 @@ class MetadataInspector(ui.VBox):
     def show(self, name: str, content: bytes | None) -> None:
         """Show a file's contents; an unreadable one, or None for one too large, is an orange sentence in the panel."""
         self.found, self.again, self.draw_button.disabled = None, None, True
-        self.picture.value, self.second.value, self.details.value = GREY, GREY, ""
+        self.picture.value, self.second.value, self.details.value = BLANK, BLANK, ""
         if content is None:
-            return self._say(f"{name}: more than {MOST_BYTES / 1e6:.0f} MB; read it with `read_image` instead.")
+            return self.say(f"{name}: more than {MOST_BYTES / 1e6:.0f} MB; read it with `read_image` instead.")
         try:
             found = read_stream(io.BytesIO(content))
             if found.width * found.height > MOST_PIXELS:
@@ -56,9 +55,9 @@ class MetadataInspector(ui.VBox):
             with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "WEBP"]) as image:
                 picture = image.convert("RGB")
         except MetadataError as error:
-            return self._say(f"{name}: {error}")
+            return self.say(f"{name}: {error}")
         except (OSError, SyntaxError, ValueError) as error:
-            return self._say(f"{name}: its picture cannot be decoded ({error}).")
+            return self.say(f"{name}: its picture cannot be decoded ({error}).")
         same_pixels = bool(found.data) and pixel_hash(picture) == found.data.pixels
         picture.thumbnail((512, 512))
         self.picture.value = to_png(picture)
@@ -75,16 +74,13 @@ class MetadataInspector(ui.VBox):
                 raise MetadataError(f"It was made with another version of {data.model.name} than is here.")
             self.again = redraw(self.pipe, data)
         except (MetadataError, ModelError) as error:
-            return self._say(str(error))
+            return self.say(str(error))
         self.second.value = to_png(self.again)
         same = pixel_hash(self.again) == data.pixels
         self.message.value = "Drawn again: " + (
             "not a pixel differs." if same else "the pixels are not those recorded."
         )
         return None
-
-    def _say(self, text: str) -> None:
-        self.message.value = f'<span style="color:#b35900">{html.escape(text)}</span>'
 
 
 def as_html(found: ImageFile, same_pixels: bool) -> str:
