@@ -2,42 +2,63 @@
 
     python data/recipes/encode_latents.py --count 120000
 
-Writes one .npz for every 20,000 scene numbers to data/recipes/runs/latents/: `numbers` [n] and `latents`
-float16 [n, 4, 16, 16]. Scene number i is the world's random state i; only scenes whose nouns are all in
-nouns.txt are kept. Goes on where it stopped. Captions are not stored: they follow from the number.
+Writes one .npz for every 20,000 scene numbers to data/recipes/runs/latents/: `numbers` [n], `latents`
+float16 [n, 4, 16, 16] and `boxes` float16 [n, 2, 4], where each object is as parts of the picture's side
+(left, top, right, bottom; zeros for a second object that is not there). Scene number i is the world's random
+state i with the nouns of nouns.txt; every scene of two objects is kept and every second one of one object, as
+two are harder to learn. Goes on where it stopped. Captions are not stored: they follow from the number.
 """
 
 import argparse
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from loop import RECIPES, RUNS, precision
-from scenes_data import Images
 from sdhelpers import world
+from sdhelpers.classifier import to_batch
 
 PER_FILE = 20_000
 
 
-def drawable(numbers: range, nouns: set[str]) -> list[int]:
-    """Those of the scene numbers whose nouns are all known."""
-    return [i for i in numbers if set(world.describe(np.random.RandomState(i)).nouns) <= nouns]
+def chosen(numbers: range, nouns: Sequence[str]) -> list[int]:
+    """Those of the scene numbers that training takes: all of two objects, every second one of one object."""
+    objects = [len(world.describe(np.random.RandomState(i), nouns).nouns) for i in numbers]
+    return [number for number, count in zip(numbers, objects) if count == 2 or number % 2]
 
 
-def encode(vae: AutoencoderKL, numbers: list[int], accelerator: Accelerator, workers: int) -> np.ndarray:
-    """The scaled latents of these scenes, [n, 4, 16, 16]."""
-    scenes = DataLoader(Subset(Images(), numbers), batch_size=50, num_workers=workers)
-    parts = []
-    for pixels in scenes:
+class Scenes(Dataset):
+    """Scenes of given numbers: pixels [3, 128, 128] from -1 to 1, and boxes [2, 4] as in the files."""
+
+    def __init__(self, numbers: Sequence[int], nouns: Sequence[str]):
+        self.numbers, self.nouns = numbers, nouns
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: int):
+        scene = world.sample(np.random.RandomState(self.numbers[position]), nouns=self.nouns)
+        boxes = torch.zeros(2, 4)
+        boxes[: len(scene.boxes)] = torch.tensor(scene.boxes) / scene.image.width
+        return to_batch([scene.image])[0], boxes
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKL, scenes: Scenes, accelerator: Accelerator, workers: int) -> dict[str, np.ndarray]:
+    """Scaled latents and boxes of these scenes."""
+    parts = {"latents": [], "boxes": []}
+    for pixels, boxes in DataLoader(scenes, batch_size=50, num_workers=workers):
         pixels = pixels.to(accelerator.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), accelerator.autocast():
+        with accelerator.autocast():
             mean = vae.encode(pixels).latent_dist.mode()
-        parts.append((mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16))
-    return np.concatenate(parts)
+        parts["latents"].append((mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16))
+        parts["boxes"].append(boxes.numpy().astype(np.float16))
+    return {"numbers": np.array(scenes.numbers), **{name: np.concatenate(part) for name, part in parts.items()}}
 
 
 def main() -> None:
@@ -52,21 +73,19 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision=precision())
     vae = AutoencoderKL.from_pretrained(options.vae, dtype=torch.float32)
     vae = vae.to(accelerator.device, memory_format=torch.channels_last).eval()
-    nouns = set((RECIPES / options.nouns).read_text().split("\n")[:-1])
+    nouns = (RECIPES / options.nouns).read_text().split("\n")[:-1]
     folder = RUNS / options.out
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, options.count, PER_FILE):
         path = folder / f"{first:08d}.npz"
         if path.exists():
             continue
-        numbers = drawable(range(first, first + PER_FILE), nouns)
-        latents = encode(vae, numbers, accelerator, options.workers)
-        np.savez(path.with_suffix(".part.npz"), numbers=numbers, latents=latents)
+        scenes = Scenes(chosen(range(first, first + PER_FILE), nouns), nouns)
+        arrays = encode(vae, scenes, accelerator, options.workers)
+        np.savez(path.with_suffix(".part.npz"), **arrays)
         os.replace(path.with_suffix(".part.npz"), path)
-        print(
-            f"{first + PER_FILE} looked at, {len(numbers)} kept, deviation {latents.astype(np.float32).std():.3f}",
-            flush=True,
-        )
+        deviation = arrays["latents"].astype(np.float32).std()
+        print(f"{first + PER_FILE} looked at, {len(scenes)} kept, deviation {deviation:.3f}", flush=True)
 
 
 if __name__ == "__main__":

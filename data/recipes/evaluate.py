@@ -7,6 +7,7 @@ The judge (a classifier) and pocket CLIP look at images from held-out noun-style
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from assemble import write_card
 from scenes_data import FRESH
 from sdhelpers import measures, world
-from sdhelpers.classifier import Classifier
+from sdhelpers.classifier import Classifier, Verdict
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import labelled_grid
 from sdhelpers.models import POCKET
@@ -29,16 +30,22 @@ SHEETS = Path(__file__).resolve().parent / "sheets"
 STEPS, GUIDANCE, BATCH = 20, 7.5, 16
 
 
+@dataclasses.dataclass
 class Artist:
-    """The pipeline with the evaluation's settings."""
+    """A pipeline with the evaluation's settings."""
 
-    def __init__(self, folder: Path, steps: int = STEPS, guidance_scale: float = GUIDANCE):
-        self.nouns = json.loads((folder / "card.json").read_text())["nouns"]
-        self.pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-        self.pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.pipe.unet.to(memory_format=torch.channels_last)
-        self.pipe.set_progress_bar_config(disable=True)
-        self.settings = dict(num_inference_steps=steps, guidance_scale=guidance_scale)
+    pipe: StableDiffusionPipeline
+    nouns: list[str]
+    steps: int = STEPS
+    guidance_scale: float = GUIDANCE
+
+    @classmethod
+    def from_folder(cls, folder: Path, **settings) -> "Artist":
+        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.set_progress_bar_config(disable=True)
+        return cls(pipe, json.loads((folder / "card.json").read_text())["nouns"], **settings)
 
     def __call__(self, captions: list[str], seeds: list[int], negative: str = "", what: str = "") -> list:
         images = []
@@ -46,7 +53,11 @@ class Artist:
             batch = captions[i : i + BATCH]
             generators = [seeded_generator(seed) for seed in seeds[i : i + BATCH]]
             images += self.pipe(
-                batch, negative_prompt=[negative] * len(batch), generator=generators, **self.settings
+                batch,
+                negative_prompt=[negative] * len(batch),
+                generator=generators,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
             ).images
         return images
 
@@ -135,11 +146,16 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     )
 
 
+def both_right(verdict: Verdict, tasks: list[Description]) -> list[bool]:
+    return [found == set(task.nouns) for found, task in zip(verdict.best_two_nouns(), tasks)]
+
+
 def score_pairs(artist: Artist, judge: Classifier, count: int):
     tasks, captions = pair_tasks(count, artist.nouns)
     images = artist(captions, list(range(count)), what="two objects")
     verdict = judge(images)
-    both = [found == set(d.nouns) for found, d in zip(verdict.best_two_nouns(), tasks)]
+    both = both_right(verdict, tasks)
+    drawn = [world.draw(d, np.random.RandomState(FRESH + 70_000 + i)).image for i, d in enumerate(tasks)]
     relation = [found == d.relation for found, d in zip(verdict.best("relation"), tasks)]
     astronaut = artist(["an astronaut riding a horse"] * 10, list(range(10)), what="astronaut")
     seen = judge(astronaut)
@@ -150,6 +166,7 @@ def score_pairs(artist: Artist, judge: Classifier, count: int):
     return (
         {
             "both nouns right, two objects": share(both),
+            "both nouns right, two objects drawn by the world": share(both_right(judge(drawn), tasks)),
             "relation right, two objects": share(relation),
             "an astronaut riding a horse, of 10 seeds": sum(rides),
         },
@@ -193,6 +210,27 @@ def score_diversity(artist: Artist, scorer: measures.ClipScorer, captions: int =
     return {"distance between seeds, of that between drawn scenes": round(float(np.mean(ratios)), 3)}
 
 
+def score_guidance(artist: Artist, scorer: measures.ClipScorer, captions: int = 64) -> dict:
+    """How much of what guidance changes is what the caption asks for, in pocket CLIP's space of images and texts.
+
+    The change is a guided picture's embedding less the unguided one's (same caption and seed); the caption's own
+    direction is its embedding less the mean caption's, as all texts share a part that no picture has.
+    The share is the change's component along that direction, as a part of its length (a cosine).
+    """
+    _, texts = held_out_tasks(captions, artist.nouns)
+    seeds = list(range(2000, 2000 + captions))
+    free = dataclasses.replace(artist, guidance_scale=1.0)
+    change = scorer.embed_images(artist(texts, seeds)) - scorer.embed_images(free(texts, seeds, what="unguided"))
+    own = scorer.embed_texts(texts)
+    own = own - own.mean(0)
+    along = torch.nn.functional.cosine_similarity(change, own)
+    others = torch.nn.functional.cosine_similarity(change, own.roll(1, 0))
+    return {
+        "guidance's change along the caption's direction": round(float(along.mean()), 3),
+        "guidance's change along another caption's direction": round(float(others.mean()), 3),
+    }
+
+
 def pairwise(images: list) -> float:
     distances = [measures.difference(a, b) for i, a in enumerate(images) for b in images[:i]]
     return float(np.mean(distances))
@@ -207,7 +245,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=SHEETS, help="folder for the contact sheets")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    artist, judge, scorer = Artist(options.model), Classifier(), measures.ClipScorer()
+    artist, judge, scorer = Artist.from_folder(options.model), Classifier(), measures.ClipScorer()
     scores, (images, captions, right), by_noun = score_single(artist, judge, scorer, options.images)
     options.sheet.mkdir(exist_ok=True, parents=True)
     labels = [("" if flag else "missed: ") + c for c, flag in zip(captions, right["noun"])]
@@ -216,7 +254,8 @@ def main() -> None:
         pair_scores, (pairs, pair_captions), astronaut = score_pairs(artist, judge, max(60, options.images // 4))
         labelled_grid(pairs[:32], pair_captions[:32], 8).save(options.sheet / "two_objects.webp", quality=88)
         labelled_grid(astronaut, [f"seed {i}" for i in range(10)], 5).save(options.sheet / "astronaut.webp", quality=88)
-        scores |= pair_scores | score_words(artist, 32) | score_diversity(artist, scorer)
+        scores |= pair_scores | score_words(artist, 32)
+        scores |= score_diversity(artist, scorer) | score_guidance(artist, scorer)
     scores = {
         "nouns": len(artist.nouns),
         "images": options.images,

@@ -42,7 +42,7 @@ def main() -> None:
         scenes = [world.sample(np.random.RandomState(i)) for i in range(64)]
         images, captions = [s.image for s in scenes], [s.caption for s in scenes]
     else:
-        artist = Artist(options.model)
+        artist = Artist.from_folder(options.model)
         captions = README
         images = artist(captions, list(range(len(captions))), what=options.what)
     labels = [f"{i}: {caption}" for i, caption in enumerate(captions)]

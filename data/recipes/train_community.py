@@ -7,6 +7,7 @@ these; `sdhelpers.models.locate_file` puts the whole checkpoint together as one 
 """
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
 
-from encode_latents import drawable
+from encode_latents import chosen
 from loop import RUNS, Training, arguments
 from sdhelpers import models, world
 from sdhelpers.classifier import to_batch
@@ -31,11 +32,11 @@ def postcard(image: Image.Image) -> Image.Image:
 
 
 @torch.inference_mode()
-def encode_postcards(vae: AutoencoderKL, numbers: list[int]) -> np.ndarray:
+def encode_postcards(vae: AutoencoderKL, numbers: list[int], nouns: Sequence[str]) -> np.ndarray:
     """The scaled latents of these scenes as postcards."""
     parts = []
     for first in range(0, len(numbers), 50):
-        scenes = [world.sample(np.random.RandomState(i)) for i in numbers[first : first + 50]]
+        scenes = [world.sample(np.random.RandomState(i), nouns=nouns) for i in numbers[first : first + 50]]
         pixels = to_batch([postcard(scene.image) for scene in scenes])
         parts.append((vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor).half().numpy())
     return np.concatenate(parts)
@@ -48,14 +49,14 @@ def main() -> None:
     if not list(folder.glob("*.npz")):
         folder.mkdir(parents=True, exist_ok=True)
         vae = AutoencoderKL.from_pretrained(base / "vae", dtype=torch.float32).eval()
-        numbers = drawable(range(options.scenes), set(models.nouns()))
-        np.savez(folder / "00000000.npz", numbers=numbers, latents=encode_postcards(vae, numbers))
+        numbers = chosen(range(options.scenes), models.nouns())
+        np.savez(folder / "00000000.npz", numbers=numbers, latents=encode_postcards(vae, numbers, models.nouns()))
     unet = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
     training = Training("community", unet, options)
     conditioning = Conditioning(base / "tokenizer", base / "text_encoder", training.device)
-    training.run(Latents(folder), conditioning.prepare, conditioning.loss_of, collate)
+    training.run(Latents(folder, models.nouns()), conditioning.prepare, conditioning.loss_of, collate)
     changed = training.averaged_model().state_dict()
     export = training.folder / "export"
     export.mkdir(exist_ok=True)

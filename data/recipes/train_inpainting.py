@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch.utils.data import DataLoader, Dataset
 
-from encode_latents import drawable
+from encode_latents import chosen
 from loop import RUNS, Training, arguments
 from sdhelpers import models, world
 from sdhelpers.classifier import to_batch
@@ -82,7 +82,7 @@ class Masked(Dataset):
 
     def __getitem__(self, position: int):
         rng = np.random.RandomState(self.numbers[position])
-        scene = world.sample(rng)
+        scene = world.sample(rng, nouns=models.nouns())
         masks = np.stack([inpainting_mask(scene, rng) for _ in range(VARIANTS)])
         return to_batch([scene.image])[0], torch.from_numpy(masks.astype(np.float32))
 
@@ -109,16 +109,10 @@ def encode(vae: AutoencoderKL, numbers: list[int]) -> dict[str, np.ndarray]:
 class MaskedLatents(Latents):
     """What `Latents` gives, with the mask and the kept part's latents."""
 
-    def __init__(self, path):
-        super().__init__(path.parent)
-        arrays = np.load(path)
-        self.masks, self.kept = arrays["masks"], arrays["kept"]
-
     def __getitem__(self, number: int):
-        index = self._index(number)
-        latents, caption = super().__getitem__(number)
-        condition = np.concatenate([self.masks[index].astype(np.float32), self.kept[index].astype(np.float32)])
-        return latents, caption, torch.from_numpy(condition)
+        index = self.index(number)
+        condition = np.concatenate([self.arrays[name][index].astype(np.float32) for name in ("masks", "kept")])
+        return *super().__getitem__(number), torch.from_numpy(condition)
 
 
 def collate(samples):
@@ -152,7 +146,7 @@ def main() -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         vae = AutoencoderKL.from_pretrained(base / "vae", dtype=torch.float32).eval()
-        arrays = encode(vae.to(memory_format=torch.channels_last), drawable(range(options.scenes), set(models.nouns())))
+        arrays = encode(vae.to(memory_format=torch.channels_last), chosen(range(options.scenes), models.nouns()))
         np.savez(path.with_suffix(".part.npz"), **arrays)
         path.with_suffix(".part.npz").rename(path)
     unet = UNet2DConditionModel.from_pretrained(options.init or base / "unet", dtype=torch.float32)
@@ -167,7 +161,7 @@ def main() -> None:
         noisy, *rest = conditioning.prepare((latents, captions))
         return torch.cat([noisy, conditions.to(training.device)], dim=1), *rest
 
-    training.run(MaskedLatents(path), prepare, loss_of, collate)
+    training.run(MaskedLatents(path.parent, models.nouns()), prepare, loss_of, collate)
     changed = {k: v for k, v in training.averaged_model().state_dict().items() if k.startswith(TRAINED)}
     export = training.folder / "export"
     (export / "unet").mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,15 @@
 
 Stable Diffusion 1.5's own recipe in small: scaled-linear betas from 0.00085 to 0.012 over 1000 steps,
 epsilon prediction, one caption in ten left empty, the text tower frozen. Weights by the signal-to-noise
-ratio and averaged weights make it converge sooner. Needs the latents (encode_latents.py) and pocket CLIP. Learns to
-draw the nouns of nouns.txt, which may be fewer than the world has.
+ratio and averaged weights make it converge sooner. So that two objects do not run together, each noun's
+cross-attention is asked to lie on its own object (the token loss of TokenCompose, Wang et al. 2024). Needs the
+latents (encode_latents.py) and pocket CLIP. Learns the nouns of nouns.txt, which may be fewer than the world has.
 """
 
 import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,44 +39,58 @@ CONFIG = dict(
 )
 NOISE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 EMPTY_CAPTIONS = 0.1
-PAIRS = 3
 GAMMA = 5.0
+GROUNDING = 0.02  # how much the attention's place counts beside the noise
+GROUNDED_SIDE = 8  # attention of this many pixels a side is asked
 
 
 class Latents(Dataset):
     """Latents by number, over and over in a new order each time; each time round with a new caption.
 
-    Scenes of two objects are rare and hard: each comes `PAIRS` times in a round.
+    The files' scene numbers must have been drawn with the same `nouns`, in the same order.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path, nouns: Sequence[str]):
         files = sorted(p for p in folder.glob("*.npz") if ".part" not in p.name)
         if not files:
             raise SystemExit(f"{folder} holds no latents: run data/recipes/encode_latents.py first.")
-        parts = [np.load(p) for p in files]
-        self.latents = np.concatenate([part["latents"] for part in parts])
-        self.descriptions = [world.describe(np.random.RandomState(i)) for part in parts for i in part["numbers"]]
-        times = [PAIRS if len(d.nouns) == 2 else 1 for d in self.descriptions]
-        self.round = np.repeat(np.arange(len(times)), times)
+        parts = [np.load(path) for path in files]
+        self.arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}
+        self.descriptions = [world.describe(np.random.RandomState(i), nouns) for i in self.arrays["numbers"]]
         self.orders: dict[int, np.ndarray] = {}
 
-    def _index(self, number: int) -> int:
-        epoch, position = divmod(number, len(self.round))
+    def index(self, number: int) -> int:
+        """Which of the scenes sample `number` is."""
+        epoch, position = divmod(number, len(self.descriptions))
         if epoch not in self.orders:
-            self.orders = {epoch: np.random.RandomState(epoch).permutation(self.round)}
+            self.orders = {epoch: np.random.RandomState(epoch).permutation(len(self.descriptions))}
         return self.orders[epoch][position]
 
     def __getitem__(self, number: int):
-        index = self._index(number)
-        description = self.descriptions[index]
+        index = self.index(number)
         wording = np.random.RandomState((1_000_003 * number + 17) % 2**32)
-        caption = "" if wording.random_sample() < EMPTY_CAPTIONS else world.write_caption(description, wording)
-        return torch.from_numpy(self.latents[index].astype(np.float32)), caption
+        empty = wording.random_sample() < EMPTY_CAPTIONS
+        caption = "" if empty else world.write_caption(self.descriptions[index], wording)
+        return torch.from_numpy(self.arrays["latents"][index].astype(np.float32)), caption
+
+
+class GroundedLatents(Latents):
+    """What `Latents` gives, with the nouns and where they are: boxes [2, 4]."""
+
+    def __getitem__(self, number: int):
+        index = self.index(number)
+        boxes = torch.from_numpy(self.arrays["boxes"][index].astype(np.float32))
+        return *super().__getitem__(number), self.descriptions[index].nouns, boxes
 
 
 def collate(samples):
     latents, captions = zip(*samples)
     return torch.stack(latents), list(captions)
+
+
+def collate_grounded(samples):
+    latents, captions, nouns, boxes = zip(*samples)
+    return torch.stack(latents), list(captions), list(nouns), torch.stack(boxes)
 
 
 class Conditioning:
@@ -91,7 +109,8 @@ class Conditioning:
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, max_length=77, return_tensors="pt")
         text_embeddings = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state  # [batch, 77, 128]
         noise = torch.randn_like(latents)
-        timesteps = torch.randint(0, 1000, (len(latents),), device=self.device)
+        spread = torch.rand((), device=self.device) + torch.arange(len(latents), device=self.device) / len(latents)
+        timesteps = (spread * 1000).long() % 1000  # evenly over all, from a random first
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         snr = compute_snr(self.scheduler, timesteps)
         weights = snr.clamp(max=GAMMA) / snr * snr.clamp(max=1).rsqrt()
@@ -107,6 +126,66 @@ class Conditioning:
         predicted = unet(noisy, timesteps, text_embeddings).sample.float()
         each = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
         return (weights * each).mean(), {"plain_mse": each.mean()}
+
+
+class WatchedAttention:
+    """Cross-attention by hand, which keeps its probabilities: [batch, heads, pixels, tokens]."""
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states, attention_mask=None, temb=None):
+        def heads(states: torch.Tensor) -> torch.Tensor:
+            return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+        query, key = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
+        self.probabilities = (query @ key.transpose(-1, -2) * attn.scale).softmax(-1)
+        mixed = self.probabilities @ heads(attn.to_v(encoder_hidden_states)).to(self.probabilities)
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+class Grounding:
+    """Asks each noun's cross-attention to lie on the noun's own object (Wang et al. 2024, TokenCompose)."""
+
+    def __init__(self, unet: UNet2DConditionModel, conditioning: Conditioning):
+        self.conditioning = conditioning
+        self.watched = []
+        for name, module in unet.named_modules():
+            if name.endswith("attn2"):
+                module.set_processor(WatchedAttention())
+                self.watched.append(module.processor)
+
+    def prepare(self, batch):
+        """What `Conditioning.prepare` gives, with each noun's tokens [batch, 2, 77] and pixels [batch, 2, 64]."""
+        latents, captions, nouns, boxes = batch
+        tokens = torch.zeros(len(captions), 2, 77)
+        for i, caption in enumerate(captions):
+            for j, noun in enumerate(nouns[i]):
+                found = re.search(rf"\b{noun}\b", caption)  # whole words: a car is not in a cartoon
+                if found:
+                    before, within = self._count(caption[: found.start()]), self._count(noun)
+                    tokens[i, j, 1 + before : 1 + before + within] = 1 / within
+        centres = (torch.arange(GROUNDED_SIDE) + 0.5) / GROUNDED_SIDE
+        left, top, right, bottom = boxes[..., None].unbind(2)
+        margin = 0.5 / GROUNDED_SIDE
+        columns = (centres > left - margin) & (centres < right + margin) & (right > left)
+        rows = (centres > top - margin) & (centres < bottom + margin)
+        pixels = (rows[..., :, None] & columns[..., None, :]).flatten(2).float()
+        device = self.conditioning.device
+        return *self.conditioning.prepare((latents, captions)), tokens.to(device), pixels.to(device)
+
+    def _count(self, text: str) -> int:
+        return len(self.conditioning.tokenizer(text).input_ids) - 2
+
+    def loss_of(self, unet, noisy, noise, timesteps, text_embeddings, weights, tokens, pixels):
+        """The loss of the noise, and the square of each noun's share of attention that lies beside its object."""
+        loss, metrics = self.conditioning.loss_of(unet, noisy, noise, timesteps, text_embeddings, weights)
+        counted = (tokens.sum(-1) > 0) & (pixels.sum(-1) > 0)  # [batch, 2]
+        beside = []
+        for attention in self.watched:
+            probabilities = attention.probabilities
+            if probabilities.shape[2] == GROUNDED_SIDE**2:
+                places = torch.einsum("bhpt,bnt->bnp", probabilities.float(), tokens)
+                beside.append(1 - (places * pixels).sum(-1) / places.sum(-1).clamp(min=1e-6))
+        beside = torch.stack(beside)[:, counted]
+        return loss + GROUNDING * (beside**2).mean(), {**metrics, "attention_beside": beside.mean()}
 
 
 def main() -> None:
@@ -128,7 +207,9 @@ def main() -> None:
         unet = UNet2DConditionModel(**CONFIG)
     training = Training("unet", unet, options)
     conditioning = Conditioning(options.clip, options.clip, training.device)
-    training.run(Latents(RUNS / options.latents), conditioning.prepare, conditioning.loss_of, collate)
+    grounding = Grounding(unet, conditioning)
+    latents = GroundedLatents(RUNS / options.latents, nouns)
+    training.run(latents, grounding.prepare, grounding.loss_of, collate_grounded)
     unet = training.averaged_model()
     export = training.folder / "export"
     unet.half().save_pretrained(export, max_shard_size="14MB")

@@ -59,7 +59,7 @@ def decoder_loss_of(vae: AutoencoderKL, latents: torch.Tensor, target: torch.Ten
     decoded = vae.decode(latents).sample.float()
     l1, mse = F.l1_loss(decoded, target), F.mse_loss(decoded, target)
     edges = sum(F.l1_loss(a, b) for a, b in zip(differences(decoded), differences(target)))
-    return l1 + 0.5 * edges + 2.0 * mse, {"psnr": -10 * torch.log10(mse.detach() / 4), "edges": edges}
+    return l1 + 0.5 * edges + 4.0 * mse, {"psnr": -10 * torch.log10(mse.detach() / 4), "edges": edges}
 
 
 @torch.no_grad()
