@@ -217,9 +217,13 @@ def write_card(folder: Path, card: dict) -> None:
         "| part | recipe | steps | samples | minutes | device | date |",
         "|---|---|---|---|---|---|---|",
     ]
+    row = "| {} | `{recipe}` | {steps:,} | {samples:,} | {minutes:,} | {device} | {date} |"
     for part, fact in card["parts"].items():
-        row = "| {} | `{recipe}` | {steps:,} | {samples:,} | {minutes:,} | {device} | {date} |"
-        lines.append(row.format(part, **fact))
+        trainings = [fact]
+        while "earlier" in trainings[0]:
+            trainings.insert(0, trainings[0]["earlier"])
+        for i, training in enumerate(trainings):
+            lines.append(row.format(part if i == 0 else f"{part}, trained on", **training))
     lines += [
         "",
         "Data: the picture-book world that `sdhelpers.world` draws (drawings and licences: `data/drawings`).",

@@ -225,6 +225,7 @@ class Training:
         """What a model card tells of the training."""
         on_gpu = self.device.type == "cuda"
         device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
+        before = earlier_facts(self.options.init, self.name) if self.options.init else None
         return {
             "steps": self.progress.step,
             "samples": self.progress.samples,
@@ -233,7 +234,18 @@ class Training:
             "date": time.strftime("%Y-%m-%d"),
             "learning_rate": self.options.lr,
             "batch": self.options.batch,
+            **({"earlier": before} if before else {}),
         }
+
+
+def earlier_facts(folder: Path, part: str) -> dict[str, Any] | None:
+    """How the weights in `folder` were trained: from its own facts, or from the card of what was assembled of them."""
+    if (folder / "facts.json").exists():
+        return json.loads((folder / "facts.json").read_text())
+    for card in (folder / "card.json", folder.parent / "card.json"):
+        if card.exists():
+            return json.loads(card.read_text())["parts"].get(part)
+    return None
 
 
 def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:

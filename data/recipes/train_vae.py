@@ -128,8 +128,6 @@ def main() -> None:
     print(scores)
     vae.half().save_pretrained(training.folder / "export")
     facts = {**training.facts(), "recipe": "data/recipes/train_vae.py", "scores": scores}
-    if options.decoder_only:
-        facts["encoder"] = json.loads((options.init / "facts.json").read_text())
     (training.folder / "export" / "facts.json").write_text(json.dumps(facts, indent=1))
 
 
