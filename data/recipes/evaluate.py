@@ -213,21 +213,24 @@ def score_diversity(artist: Artist, scorer: measures.ClipScorer, captions: int =
 def score_guidance(artist: Artist, scorer: measures.ClipScorer, captions: int = 64) -> dict:
     """How much of what guidance changes is what the caption asks for, in pocket CLIP's space of images and texts.
 
-    The change is a guided picture's embedding less the unguided one's (same caption and seed); the caption's own
-    direction is its embedding less the mean caption's, as all texts share a part that no picture has.
-    The share is the change's component along that direction, as a part of its length (a cosine).
+    The change goes from the picture of the empty prompt, which is what guidance leads away from, to the guided one
+    of the same seed. The caption's own direction is its embedding less the mean caption's, as all texts share a
+    part that no picture has. The share is the change's part along that direction (a cosine). Measured from
+    guidance scale 1 instead, nothing is left to see: those pictures show nearly always what the caption says.
     """
     _, texts = held_out_tasks(captions, artist.nouns)
     seeds = list(range(2000, 2000 + captions))
-    free = dataclasses.replace(artist, guidance_scale=1.0)
-    change = scorer.embed_images(artist(texts, seeds)) - scorer.embed_images(free(texts, seeds, what="unguided"))
+    empty = dataclasses.replace(artist, guidance_scale=1.0)([""] * captions, seeds, what="empty prompt")
+    change = scorer.embed_images(artist(texts, seeds, what="guided")) - scorer.embed_images(empty)
     own = scorer.embed_texts(texts)
     own = own - own.mean(0)
-    along = torch.nn.functional.cosine_similarity(change, own)
-    others = torch.nn.functional.cosine_similarity(change, own.roll(1, 0))
+
+    def along(direction: torch.Tensor) -> float:
+        return round(float(torch.nn.functional.cosine_similarity(change, direction).mean()), 3)
+
     return {
-        "guidance's change along the caption's direction": round(float(along.mean()), 3),
-        "guidance's change along another caption's direction": round(float(others.mean()), 3),
+        "guidance's change, along the caption's direction": along(own),
+        "guidance's change, along another caption's direction": along(own.roll(1, 0)),
     }
 
 
