@@ -1,5 +1,6 @@
 """What the training recipes compute, where a mistake would only show after hours of training."""
 
+import copy
 import itertools
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(models.ROOT / "data" / "recipes"))
 
 from encode_latents import chosen
 from loop import RECIPES, learning_rate_factor
+from train_inpainting import TRAINED, carried_over, nine_channels
 from train_unet import GROUNDED_SIDE, Conditioning, Grounding, Latents, WatchedAttention
 
 
@@ -87,3 +89,19 @@ def test_learning_rate_rises_stays_and_falls():
 def test_recipes_that_lack_latents_say_which_command_makes_them():
     with pytest.raises(SystemExit, match=r"run data/recipes/encode_latents\.py first"):
         Latents(Path("nowhere"), ["cat"])
+
+
+def test_what_inpainting_learnt_carries_over_to_another_sd15(pipe):
+    base = pipe.unet
+    learnt, other = nine_channels(base), copy.deepcopy(base)
+    with torch.no_grad():
+        learnt.conv_in.weight += 0.25
+        for parameter in other.parameters():
+            parameter += 0.5
+    same, moved = carried_over(base, learnt, base).state_dict(), carried_over(other, learnt, base).state_dict()
+    for name, tensor in learnt.state_dict().items():
+        torch.testing.assert_close(same[name], tensor)
+    before = nine_channels(other).state_dict()
+    for name, tensor in moved.items():
+        torch.testing.assert_close(tensor, before[name] + (0.25 if name == "conv_in.weight" else 0.0))
+    assert "conv_in." in TRAINED

@@ -5,7 +5,9 @@
 As in the published stable-diffusion-inpainting, the first convolution also reads the mask (1 channel) and the
 latents of the picture with the masked part emptied (4 channels). Masks hide the background, a box around an object,
 the object's outline, or a part of the picture. The blocks of TRAINED learn, the others stay sd15's, so that the
-repository ships only the former.
+repository ships only the former. After a change of sd15, give what was learnt with the sd15 before:
+
+    python data/recipes/train_inpainting.py --init OLD/inpainting/unet --init-base OLD/sd15/unet --steps 2500
 """
 
 import json
@@ -139,8 +141,22 @@ def nine_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return wide
 
 
+def carried_over(
+    unet: UNet2DConditionModel, inpainting: UNet2DConditionModel, base: UNet2DConditionModel
+) -> UNet2DConditionModel:
+    """`unet` with nine channels, moved by what training once moved `inpainting` away from its own `base`.
+
+    Differences of weights carry over between models of one origin (Ilharco et al. 2022, arXiv:2212.04089), so that a
+    new sd15 need not learn inpainting from nothing.
+    """
+    wide, learnt, start = nine_channels(unet), inpainting.state_dict(), nine_channels(base).state_dict()
+    tensors = wide.state_dict()
+    wide.load_state_dict({k: v + learnt[k] - start[k] if k.startswith(TRAINED) else v for k, v in tensors.items()})
+    return wide
+
+
 def main() -> None:
-    options = arguments(__doc__, steps=5_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000)
+    options = arguments(__doc__, steps=5_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000, init_base="")
     base = models.POCKET / "sd15"
     path = RUNS / "masked" / "scenes.npz"
     if not path.exists():
@@ -149,8 +165,14 @@ def main() -> None:
         arrays = encode(vae.to(memory_format=torch.channels_last), chosen(range(options.scenes), models.nouns()))
         np.savez(path.with_suffix(".part.npz"), **arrays)
         path.with_suffix(".part.npz").rename(path)
-    unet = UNet2DConditionModel.from_pretrained(options.init or base / "unet", dtype=torch.float32)
-    unet = unet if options.init else nine_channels(unet)
+    unet = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
+    if options.init and options.init_base:
+        of_before = UNet2DConditionModel.from_pretrained(options.init_base, dtype=torch.float32)
+        unet = carried_over(unet, UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32), of_before)
+    elif options.init:
+        unet = UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
+    else:
+        unet = nine_channels(unet)
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
     training = Training("inpainting", unet, options)
