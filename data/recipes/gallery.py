@@ -45,8 +45,8 @@ not see.
 
 ## Two objects, seeds 0 to 31
 
-Both nouns right: {both:.1%}, where the classifier finds both in {limit:.1%} of scenes that the world itself has drawn;
-relation right: {relation:.1%}.
+Both nouns right: {both:.1%}, where the classifier finds both in {limit:.1%} of scenes that the world itself has drawn
+and the VAE encoded and decoded; relation right: {relation:.1%}.
 
 ![32 pictures of two objects](sheets/two_objects.webp)
 
@@ -75,7 +75,7 @@ def page(card: dict) -> str:
         images=scores["images"],
         **{head: scores[f"{head} right, held-out captions"] for head in ("noun", "style", "place")},
         both=scores["both nouns right, two objects"],
-        limit=scores["both nouns right, two objects drawn by the world"],
+        limit=scores["both nouns right, two objects drawn by the world, after the VAE"],
         relation=scores["relation right, two objects"],
         astronaut=scores["an astronaut riding a horse, of 10 seeds"],
         weak=card["notes"]["What it cannot draw"],

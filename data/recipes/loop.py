@@ -98,7 +98,7 @@ class Training:
     def __init__(self, name: str, model: torch.nn.Module, options: argparse.Namespace, seed: int = 0):
         torch.set_flush_denormal(True)
         set_seed(seed)
-        self.name, self.options = options.run or name, options
+        self.part, self.name, self.options = name, options.run or name, options
         self.folder = RUNS / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(mixed_precision=precision())
@@ -225,7 +225,7 @@ class Training:
         """What a model card tells of the training."""
         on_gpu = self.device.type == "cuda"
         device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
-        before = earlier_facts(self.options.init, self.name) if self.options.init else None
+        before = earlier_facts(self.options.init, self.part) if self.options.init else None
         return {
             "steps": self.progress.step,
             "samples": self.progress.samples,
