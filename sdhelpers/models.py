@@ -12,13 +12,12 @@ import functools
 import json
 from pathlib import Path
 
-from sdhelpers import published
+from sdhelpers import paths, published
 from sdhelpers.completion import complete, sources
 from sdhelpers.hub import HubModel, ModelError, download, sha256
 
-ROOT = Path(__file__).resolve().parents[1]
-POCKET = ROOT / "data" / "pocket"
-BUILT = ROOT / "outputs" / "models"
+ROOT, POCKET = paths.ROOT, paths.POCKET
+BUILT = paths.OUTPUTS / "models"
 TIERS = ("pocket", "full")
 
 
@@ -128,6 +127,7 @@ def nouns() -> list[str]:
 @functools.cache
 def verify(folder: Path) -> Path:
     """Check every file of a shipped model against its card's SHA-256, once a process; return the folder."""
+    _in_checkout()
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         files = dict(card["files"])
@@ -140,6 +140,13 @@ def verify(folder: Path) -> Path:
         if problem:
             raise ModelError(f"{_short(folder / name)} {problem}: restore it with `git checkout -- data/pocket`.")
     return folder
+
+
+def _in_checkout() -> None:
+    try:
+        paths.checkout()
+    except paths.CheckoutError as error:
+        raise ModelError(str(error)) from error
 
 
 def _file_problem(path: Path, digest: str) -> str | None:

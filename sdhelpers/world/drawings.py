@@ -2,12 +2,13 @@
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "drawings"
+from sdhelpers.paths import checkout
+
+FOLDER = checkout() / "data" / "drawings"
 INDEX = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
 
 TRAINED_STYLES = ("3d render", "flat illustration", "line drawing", "cartoon")
