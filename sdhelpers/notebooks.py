@@ -7,23 +7,20 @@ import os
 import re
 import threading
 import time
-import tomllib
 from pathlib import Path
 
 import nbformat
 import papermill
 import psutil
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
-WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+from sdhelpers.address import kept as repository_address
+from sdhelpers.page import COLAB_PICTURE, is_progress_bar, page, without_widgets
+from sdhelpers.paths import NOTEBOOKS, ROOT, checkout
+
 PLOT_COLOURS = 4096  # a plot has fewer, a picture more
-PROGRESS_BAR = re.compile(r"\d+%\|")  # how tqdm's bars begin
-PANEL_NOTE = "<em>An interactive panel stands here when the notebook runs.</em>"
 
 TITLES = {
     1: "Introducing Stable Diffusion",
@@ -67,17 +64,12 @@ def existing() -> dict[int, Path]:
 
 def path_of(chapter: int) -> Path:
     """The notebook of a chapter. Raises ChapterError when there is none yet."""
+    checkout()
     written = existing()
     if chapter not in written:
         numbers = ", ".join(map(str, written))
         raise ChapterError(f"There is no notebook for chapter {chapter}; these exist: {numbers}.")
     return written[chapter]
-
-
-def repository_address() -> str:
-    """The project's web address, kept in pyproject.toml alone."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["urls"]["Repository"]
 
 
 def parameter_names(notebook: NotebookNode) -> set[str]:
@@ -158,11 +150,16 @@ def note_measurement(notebook: NotebookNode, execution: Execution) -> None:
 
 def to_html(notebook: Path) -> Path:
     """An executed notebook as one HTML page beside it; return the page."""
-    body, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
-    page = notebook.with_suffix(".html")
-    page.with_suffix(".part").write_text(body, encoding="utf-8")
-    os.replace(page.with_suffix(".part"), page)
-    return page
+    target = notebook.with_suffix(".html")
+    _write_text(target, page(notebook))
+    return target
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename; line ends stay as they are."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -188,16 +185,15 @@ def _is_noise(output: NotebookNode) -> bool:
     """What only mattered while it ran: warnings, and the progress bars that the libraries show as widgets."""
     if output.output_type == "stream":
         return output.name == "stderr"
-    data = output.get("data", {})
-    return WIDGET_MIME in data and bool(PROGRESS_BAR.search(data.get("text/plain", "")))
+    return is_progress_bar(output.get("data", {}))
 
 
 def _clean_output(output: NotebookNode, count: int) -> NotebookNode:
     output.pop("transient", None)
     if output.output_type == "execute_result":
         output.execution_count = count
-    if WIDGET_MIME in output.get("data", {}):
-        output.data = NotebookNode({"text/html": PANEL_NOTE, "text/plain": "An interactive panel."})
+    if "data" in output:
+        output.data = without_widgets(output.data)
     if "image/png" in output.get("data", {}):
         shrink_picture(output.data)
     return output
@@ -235,7 +231,7 @@ def badge(chapter: int) -> str:
     """The Markdown of a chapter's "Open in Colab" badge."""
     repository = re.sub(r"^https://github\.com/", "", repository_address())
     link = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/{file_name(chapter)}"
-    return f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({link})"
+    return f"[![Open In Colab]({COLAB_PICTURE})]({link})"
 
 
 def navigation(chapter: int) -> str:
@@ -252,7 +248,7 @@ def navigation(chapter: int) -> str:
 
 
 BADGE = re.compile(r"\[!\[Open In Colab\]\([^)]*\)\]\([^)]*\)")
-CLONE = re.compile(r"https://github\.com/[\w.-]+/[\w-]+")
+CLONE = re.compile(r"https://github\.com/[\w.-]+/[\w.-]*[\w-]")
 
 
 def chapter_table() -> str:
@@ -285,9 +281,7 @@ def relink() -> list[Path]:
     text = readme.read_text(encoding="utf-8")
     table = f"<!-- chapters -->\n{chapter_table()}\n<!-- end of chapters -->"
     new = re.sub(r"<!-- chapters -->.*<!-- end of chapters -->", lambda _: table, text, flags=re.DOTALL)
-    new = re.sub(r"(git clone )\S+", lambda m: m.group(1) + repository_address(), new)
     if new != text:
-        readme.with_suffix(".part").write_text(new, encoding="utf-8")
-        os.replace(readme.with_suffix(".part"), readme)
+        _write_text(readme, new)
         changed.append(readme)
     return changed

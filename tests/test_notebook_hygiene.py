@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdhelpers import models, notebooks
+from sdhelpers import models, notebooks, page
 from sdhelpers.measures import difference
 
 WRITTEN = list(notebooks.existing().items())
@@ -40,7 +40,7 @@ def test_github_can_draw_it(chapter, path):
     notebook = nbformat.read(path, as_version=4)
     assert "widgets" not in notebook.metadata
     text = path.read_text(encoding="utf-8")
-    assert notebooks.WIDGET_MIME not in text, "a stored widget view has no state to show"
+    assert page.WIDGET_MIME not in text, "a stored widget view has no state to show"
     assert "papermill" not in json.dumps(notebook.metadata)
 
 
@@ -121,9 +121,9 @@ def test_stored_pictures_are_small_and_look_the_same():
 def test_progress_bars_are_not_stored_and_panels_leave_a_note():
     view = {"model_id": "1", "version_major": 2, "version_minor": 0}
     outputs = [
-        nbformat.v4.new_output("display_data", {notebooks.WIDGET_MIME: view, "text/plain": text})
+        nbformat.v4.new_output("display_data", {page.WIDGET_MIME: view, "text/plain": text})
         for text in ("Loading weights:   0%|          | 0/68 [00:00<?, ?it/s]", "VBox(children=(Text(value=''),))")
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
     kept = notebooks.clean(notebook).cells[0].outputs
-    assert len(kept) == 1 and kept[0].data["text/html"] == notebooks.PANEL_NOTE
+    assert len(kept) == 1 and kept[0].data["text/html"] == page.PANEL_NOTE
