@@ -5,17 +5,26 @@ Imports only the standard library until the pinned libraries are known to be the
 
 import argparse
 import ast
+import io
 import subprocess
 import sys
 import webbrowser
 from pathlib import Path
 
-from sdhelpers import environment
+from sdhelpers import environment, paths
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sdhelpers", description="Run the companion's chapters.")
+    parser = argparse.ArgumentParser(
+        prog="python -m sdhelpers", description="Run the companion's chapters.", allow_abbrev=False
+    )
     parser.add_argument("--setup", action="store_true", help="first make .venv with the pinned libraries (once)")
+    parser.add_argument(
+        "--torch",
+        metavar="BUILD",
+        help="with --setup: PyTorch's build as uv names it: cpu (small, for a computer without NVIDIA GPU), auto "
+        "(the one for this computer's GPU), cu130 ...; without it the one on PyPI",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("doctor", help="report on this computer: OK, or what to do")
     for name, text in (("run", "execute a chapter"), ("store", "execute a chapter and store it with its outputs")):
@@ -36,10 +45,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--compile", action="store_true", help="torch.compile on a CPU too (minutes)")
     commands.add_parser("test", help="run the tests; further arguments go to pytest")
     commands.add_parser("lint", help="check the code with ruff")
-    commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
+    relink = commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
+    relink.add_argument("--from-remote", action="store_true", help="first take the address from git's origin")
     options, further = parser.parse_known_args(arguments)
     if further and options.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(further)}")
+    if options.torch and not options.setup:
+        parser.error("--torch goes with --setup")
     options.pytest = further
     return options
 
@@ -88,7 +100,7 @@ def store(options: argparse.Namespace) -> int:
 
 
 def lab(options: argparse.Namespace) -> int:
-    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(environment.ROOT / "notebooks")]).returncode
+    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(paths.NOTEBOOKS)]).returncode
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -98,18 +110,24 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=environment.ROOT).returncode
+    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=paths.ROOT).returncode
 
 
 def lint(options: argparse.Namespace) -> int:
     ruff = [sys.executable, "-m", "ruff"]
     checks = [[*ruff, "check", "."], [*ruff, "format", "--check", "."]]
-    return max(subprocess.run(check, cwd=environment.ROOT).returncode for check in checks)
+    return max(subprocess.run(check, cwd=paths.ROOT).returncode for check in checks)
 
 
 def relink(options: argparse.Namespace) -> int:
-    from sdhelpers import notebooks
+    from sdhelpers import address, notebooks
 
+    if options.from_remote:
+        try:
+            address.keep(address.origin())
+        except address.AddressError as error:
+            print(error, file=sys.stderr)
+            return 1
     for path in notebooks.relink():
         print("Rewrote", path)
     return 0
@@ -118,24 +136,35 @@ def relink(options: argparse.Namespace) -> int:
 COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, bench, test, lint, relink)}
 
 
-def start_again_inside(python: Path, arguments: list[str]) -> int:
+def start_again_inside(python: Path, options: argparse.Namespace, arguments: list[str]) -> int:
     """Run the same command with the environment's own Python."""
-    command = [str(python), "-m", "sdhelpers", *(a for a in arguments if a != "--setup")]
-    return subprocess.run(command).returncode
+    setup = ("--setup", "--torch", options.torch, f"--torch={options.torch}")
+    start = arguments.index(options.command)
+    rest = [a for a in arguments[:start] if a not in setup] + arguments[start:]
+    return subprocess.run([str(python), "-m", "sdhelpers", *rest]).returncode
+
+
+def show_what_can_be_shown() -> None:
+    """Let a Windows pipe, whose encoding lacks signs such as ✓, show a question mark instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    show_what_can_be_shown()
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     place = environment.folder()
     inside = Path(sys.prefix).resolve() == place.resolve()
     try:
+        paths.checkout()
         if options.setup and not inside:
-            environment.make(place)
-            return start_again_inside(environment.python_of(place), arguments)
+            environment.make(place, options.torch)
+            return start_again_inside(environment.python_of(place), options, arguments)
         if environment.dependencies_missing() and not inside and environment.is_ready(place):
-            return start_again_inside(environment.python_of(place), arguments)
-    except environment.SetupError as error:
+            return start_again_inside(environment.python_of(place), options, arguments)
+    except (environment.SetupError, paths.CheckoutError) as error:
         print(error, file=sys.stderr)
         return 1
     if environment.dependencies_missing() and options.command != "doctor":

@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from sdhelpers.paths import PYPROJECT, ROOT
+
 CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
+EXTRAS = ("tools", "test")
+STAMP = "sdhelpers-lock"
 PYTHONS = ((3, 11), (3, 13))
 GB = 1e9
 
@@ -37,7 +40,7 @@ def python_of(environment: Path) -> Path:
 def lock_digest() -> str:
     """Changes when the pins do: a hash of pyproject.toml, the constraints and the Python version."""
     digest = hashlib.sha256(str(sys.version_info[:2]).encode())
-    for path in (ROOT / "pyproject.toml", CONSTRAINTS):
+    for path in (PYPROJECT, CONSTRAINTS):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -52,38 +55,91 @@ def check_python(version: tuple[int, ...] = sys.version_info[:2]) -> None:
         )
 
 
-def is_ready(environment: Path) -> bool:
-    """Whether the environment was completely made from today's pins."""
-    stamp = environment / "sdhelpers-lock"
-    return python_of(environment).exists() and stamp.exists() and stamp.read_text() == lock_digest()
+def stamp(environment: Path) -> tuple[str, str]:
+    """The pins that an environment was completely made from, and PyTorch's build; empty when it was not."""
+    path = environment / STAMP
+    if not (python_of(environment).exists() and path.exists()):
+        return "", ""
+    digest, _, build = path.read_text(encoding="utf-8").strip().partition(" ")
+    return digest, build
 
 
-def make(environment: Path) -> None:
-    """Make or update the environment; a break leaves no stamp, so that the next call starts over."""
-    if is_ready(environment):
+def is_ready(environment: Path, build: str | None = None) -> bool:
+    """Whether the environment was completely made from today's pins, and has PyTorch's `build` if one is named."""
+    digest, made = stamp(environment)
+    return digest == lock_digest() and build in (None, made)
+
+
+def has_nvidia() -> bool:
+    """Whether NVIDIA's driver is installed."""
+    return shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia/version").exists()
+
+
+def what_comes(build: str, system: str = sys.platform, nvidia: bool | None = None) -> str:
+    """What will be downloaded, and the smaller way where there is one. Sizes as measured for x86-64."""
+    if build == "cpu":
+        return "about 0.6 GB to download, 2 GB on the disk"
+    if build:
+        return f"PyTorch's build {build!r}: up to 3.4 GB to download, 6.5 GB on the disk"
+    if system != "linux":
+        return "about 0.5 GB to download, 2 GB on the disk"
+    text = "about 3.4 GB to download, 6.5 GB on the disk, most of it for NVIDIA GPUs"
+    if has_nvidia() if nvidia is None else nvidia:
+        return text
+    return (
+        f"{text}.\nThis computer has none: PyTorch's processor build does the same here with about 0.6 GB to download. "
+        "For it stop this with Ctrl-C and write `--setup --torch cpu` in the command"
+    )
+
+
+def install_commands(environment: Path, build: str, uv: str | None) -> list[list[str]]:
+    """What installs the libraries: one command after the other is tried until one succeeds.
+
+    PyTorch's other builds lie on PyTorch's own server, and uv knows where. Where it is not installed, pip
+    fetches it into the environment first. (That server could not be reached where this was written: the
+    command line is tested, a whole installation with `--torch` is not.)
+    """
+    python = str(python_of(environment))
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "install"]
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]
+    project = [*quiet, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{','.join(EXTRAS)}]"]
+    if build:
+        start = [uv] if uv else [python, "-m", "uv"]
+        return [[*start, "pip", "install", "--python", python, "--torch-backend", build, *project]]
+    fast = [[uv, "pip", "install", "--python", python, *project]] if uv else []
+    return [*fast, [*pip, *project]]
+
+
+def make(environment: Path, build: str | None = None) -> None:
+    """Make or update the environment; a break leaves no stamp, so that the next call starts over.
+
+    `build` is PyTorch's as uv's `--torch-backend` names it (cpu, auto, cu130 ...), "" the one on PyPI, and
+    None the one that is there already.
+    """
+    if is_ready(environment, build):
         return
     check_python()
-    print(f"Setting up {environment} (on Linux about 6 GB, some minutes) ...", flush=True)
-    (environment / "sdhelpers-lock").unlink(missing_ok=True)
-    venv.create(environment, with_pip=True, upgrade_deps=False)
-    install = [
-        str(python_of(environment)),
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--quiet",
-        "--constraint",
-        str(CONSTRAINTS),
-        "--editable",
-        f"{ROOT}[test]",
-    ]
-    if subprocess.run(install, check=False).returncode:
+    made = stamp(environment)[1]
+    other = build is not None and build != made and (environment / "pyvenv.cfg").exists()  # its libraries go
+    build = made if build is None else build
+    print(f"Setting up {environment}, once: {what_comes(build)}. This takes some minutes ...", flush=True)
+    (environment / STAMP).unlink(missing_ok=True)
+    try:
+        venv.create(environment, clear=other, with_pip=True, symlinks=os.name != "nt")
+    except subprocess.CalledProcessError as error:
         raise SetupError(
-            "pip could not install the libraries (its own message is above): check the network and "
-            "the free disk, and run the same command again."
+            "This Python cannot make an environment with pip: install what it lacks (on Debian and Ubuntu "
+            "`sudo apt install python3-venv`), and run the same command again."
+        ) from error
+    uv = shutil.which("uv")
+    if build and not uv:
+        subprocess.run([str(python_of(environment)), "-m", "pip", "install", "--quiet", "uv"], check=False)
+    if not any(subprocess.run(c, check=False).returncode == 0 for c in install_commands(environment, build, uv)):
+        raise SetupError(
+            "The libraries could not be installed (the installer's own message is above): check the network and the "
+            "free disk, and run the same command again" + (", or without --torch." if build else ".")
         )
-    (environment / "sdhelpers-lock").write_text(lock_digest())
+    (environment / STAMP).write_text(f"{lock_digest()} {build}", encoding="utf-8")
 
 
 def dependencies_missing() -> bool:
@@ -127,8 +183,8 @@ def examine() -> Iterator[Finding]:
 def _examine_libraries() -> Iterator[Finding]:
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for requirement in project["dependencies"]:
+    project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["tools"]:
         name, pin = requirement.split("==")
         installed = _version(name)
         if installed is None:

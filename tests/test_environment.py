@@ -8,10 +8,10 @@ import tomllib
 import pytest
 
 from sdhelpers import __main__ as command_line
-from sdhelpers import colab, environment
+from sdhelpers import address, colab, environment, models, notebooks, paths
+from sdhelpers.paths import ROOT
 
-ROOT = environment.ROOT
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT = tomllib.loads(paths.PYPROJECT.read_text(encoding="utf-8"))["project"]
 
 
 def pins(lines: list[str]) -> dict[str, set[str]]:
@@ -24,15 +24,15 @@ def pins(lines: list[str]) -> dict[str, set[str]]:
 
 def test_the_constraints_agree_with_pyproject():
     direct = PROJECT["dependencies"] + [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
-    locked = pins((ROOT / ".ci" / "constraints.txt").read_text().split("\n"))
+    locked = pins(environment.CONSTRAINTS.read_text(encoding="utf-8").split("\n"))
     for name, versions in pins(direct).items():
         assert locked[name] == versions, f"make .ci/constraints.txt again (README, Pins): {name}"
     assert len(pins(direct)) == len(direct), "every dependency is pinned with =="
 
 
 def test_the_conda_environment_takes_its_pins_from_pyproject():
-    text = (ROOT / "environment.yml").read_text()
-    assert "--constraint .ci/constraints.txt" in text and "--editable .[test]" in text
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    assert "--constraint .ci/constraints.txt" in text and f"--editable .[{','.join(environment.EXTRAS)}]" in text
     assert re.findall(r"[=<>]=?[\d.]+", text) == re.findall(r"=[\d.]+", re.search(r"python(=[\d.]+)", text)[0])
     version = tuple(map(int, re.search(r"python=([\d.]+)", text)[1].split(".")))
     environment.check_python(version)
@@ -49,6 +49,7 @@ def test_the_doctor_finds_this_environment_well(capsys):
     assert command_line.main(["doctor"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert any(re.match(r"torch +2\S+ +OK", line) for line in lines)
+    assert any(re.match(r"papermill +2\S+ +OK", line) for line in lines), "the tools are looked at too"
     assert any(re.match(r"pocket model sd15 .* OK", line) for line in lines)
 
 
@@ -63,15 +64,110 @@ def test_the_doctor_says_what_to_do():
     ]
 
 
-def test_a_half_made_environment_is_not_ready(tmp_path):
+@pytest.fixture
+def made(tmp_path):
+    """An environment's folder with an interpreter in it, and a function that stamps it."""
     python = environment.python_of(tmp_path)
     python.parent.mkdir()
     python.touch()
-    assert not environment.is_ready(tmp_path)
-    (tmp_path / "sdhelpers-lock").write_text("other pins")
-    assert not environment.is_ready(tmp_path)
-    (tmp_path / "sdhelpers-lock").write_text(environment.lock_digest())
-    assert environment.is_ready(tmp_path)
+    return tmp_path, lambda text: (tmp_path / environment.STAMP).write_text(text, encoding="utf-8")
+
+
+def test_a_half_made_environment_is_not_ready(made):
+    folder, stamp = made
+    assert not environment.is_ready(folder)
+    stamp("other pins")
+    assert not environment.is_ready(folder)
+    stamp(f"{environment.lock_digest()} ")
+    assert environment.is_ready(folder)
+
+
+def test_an_environment_keeps_its_build_of_pytorch_until_another_is_named(made):
+    folder, stamp = made
+    stamp(f"{environment.lock_digest()} cpu")
+    assert environment.is_ready(folder) and environment.is_ready(folder, "cpu")
+    assert not environment.is_ready(folder, "auto")
+
+
+@pytest.fixture
+def installs(monkeypatch):
+    """Keep what would be run; the test says how each command ends."""
+    ran, ends = [], {}
+
+    def run(command, **_):
+        ran.append(command)
+        return subprocess.CompletedProcess(command, ends.get(command[0], 0))
+
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    monkeypatch.setattr(environment.venv, "create", lambda folder, **_: folder.mkdir(exist_ok=True))
+    monkeypatch.setattr(environment.shutil, "which", lambda name: {"uv": "/bin/uv"}.get(name))
+    return ran, ends
+
+
+def test_uv_installs_where_it_is_and_pip_where_it_is_not_or_fails(installs, monkeypatch, tmp_path):
+    ran, ends = installs
+    python = str(environment.python_of(tmp_path))
+    environment.make(tmp_path)
+    assert [c[:5] for c in ran] == [["/bin/uv", "pip", "install", "--python", python]]
+    ends["/bin/uv"] = 2
+    ran.clear()
+    environment.make(tmp_path)
+    assert [c[0] for c in ran] == ["/bin/uv", python] and ran[1][1:3] == ["-m", "pip"]
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    ran.clear()
+    environment.make(tmp_path)
+    assert [c[0] for c in ran] == [python]
+    for command in ran:
+        assert command[-4:] == ["--constraint", str(environment.CONSTRAINTS), "--editable", f"{ROOT}[tools,test]"]
+
+
+def test_the_processor_build_comes_through_uv_which_pip_fetches_where_it_lacks(installs, monkeypatch, tmp_path):
+    ran, _ = installs
+    python = str(environment.python_of(tmp_path))
+    environment.make(tmp_path, "cpu")
+    assert [c[:7] for c in ran] == [["/bin/uv", "pip", "install", "--python", python, "--torch-backend", "cpu"]]
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
+    ran.clear()
+    environment.make(tmp_path, "cpu")
+    assert ran[0][1:3] == ["-m", "pip"] and ran[0][-1] == "uv"
+    assert ran[1][:8] == [python, "-m", "uv", "pip", "install", "--python", python, "--torch-backend"]
+
+
+def test_an_installation_that_fails_leaves_no_stamp_and_one_sentence(installs, tmp_path):
+    _, ends = installs
+    ends.update({"/bin/uv": 1, str(environment.python_of(tmp_path)): 1})
+    with pytest.raises(environment.SetupError, match=r"check the network and the free disk.*again, or without --torch"):
+        environment.make(tmp_path, "cpu")
+    assert not (tmp_path / environment.STAMP).exists()
+
+
+def test_local_version_labels_pass_the_doctor(monkeypatch):
+    monkeypatch.setattr(environment, "_version", lambda name: "2.15.0+cpu" if name == "torch" else None)
+    torch = next(f for f in environment._examine_libraries() if f.what == "torch")
+    assert torch == environment.Finding("torch", "2.15.0+cpu")
+
+
+def test_a_reader_on_linux_without_a_gpu_is_told_of_the_processor_build():
+    assert "--setup --torch cpu" in environment.what_comes("", "linux", nvidia=False)
+    for text in (
+        environment.what_comes("", "linux", nvidia=True),
+        environment.what_comes("", "win32", nvidia=False),
+        environment.what_comes("cpu", "linux", nvidia=False),
+    ):
+        assert "--torch" not in text and "GB to download" in text
+
+
+def test_the_command_starts_again_without_its_options_of_the_setup(monkeypatch):
+    started = []
+    monkeypatch.setattr(environment, "make", lambda place, build: started.append(build))
+    monkeypatch.setattr(environment, "python_of", lambda place: "the-python")
+    monkeypatch.setattr(
+        command_line.subprocess, "run", lambda c: started.append(c) or subprocess.CompletedProcess(c, 0)
+    )
+    assert command_line.main(["--setup", "--torch", "cpu", "test", "-k", "cpu"]) == 0
+    assert command_line.main(["--torch=cpu", "--setup", "run", "3", "-p", "seed", "7"]) == 0
+    start = ["the-python", "-m", "sdhelpers"]
+    assert started == ["cpu", [*start, "test", "-k", "cpu"], "cpu", [*start, "run", "3", "-p", "seed", "7"]]
 
 
 def test_a_bare_python_is_told_what_to_do(tmp_path):
@@ -103,3 +199,103 @@ def test_colab_installs_what_is_missing_and_keeps_its_own_torch():
 
     wanted = colab.missing(["torch==2.15.0", "diffusers==0.42.1", "transformers==5.5.4", "papermill==2.7.0"], version)
     assert wanted == ["diffusers==0.42.1", "papermill==2.7.0"]
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """As from a wheel: the package lies where no repository is."""
+    for name in ("ROOT", "NOTEBOOKS", "PYPROJECT"):
+        monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).name)
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["run", "3"], ["lab"], ["bench"], ["test"], ["relink"]])
+def test_from_a_wheel_every_command_says_what_is_missing(wheel, arguments, capsys):
+    assert command_line.main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err == paths.MISSING + "\n"
+
+
+def test_from_a_wheel_models_and_notebooks_say_what_is_missing(wheel):
+    models.verify.cache_clear()
+    with pytest.raises(models.ModelError, match="clone the repository"):
+        models.locate("sd15")
+    with pytest.raises(paths.CheckoutError, match="clone the repository"):
+        notebooks.path_of(3)
+
+
+def test_only_one_place_derives_the_root():
+    files = [p for folder in ("sdhelpers", "tests") for p in (ROOT / folder).rglob("*.py") if p.name != "paths.py"]
+    found = [
+        p.name
+        for p in files
+        if re.search(r"__file__\)[^\n]*\.(parent\.parent|parents\[)", p.read_text(encoding="utf-8"))
+    ]
+    assert files and found == []
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        "https://github.com/some-one/a.companion.git",
+        "https://github.com/some-one/a.companion",
+        "https://github.com/some-one/a.companion/\n",
+        "https://name:secret@github.com/some-one/a.companion.git",
+        "git@github.com:some-one/a.companion.git",
+        "git@github.com:some-one/a.companion",
+        "ssh://git@github.com/some-one/a.companion.git",
+        "ssh://git@ssh.github.com:443/some-one/a.companion.git",
+    ],
+)
+def test_the_address_is_read_from_every_form_of_a_remote(remote):
+    assert address.web_address(remote) == "https://github.com/some-one/a.companion"
+
+
+@pytest.mark.parametrize(
+    "remote", ["https://example.org/a/b.git", "../elsewhere", "https://github.com/a", "https://notgithub.com/a/b"]
+)
+def test_a_remote_that_colab_cannot_open_is_one_sentence(remote):
+    with pytest.raises(address.AddressError, match=r"Colab cannot open.*git remote set-url origin ADDRESS"):
+        address.web_address(remote)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A git repository with a pyproject.toml, as far as the address is concerned."""
+    (tmp_path / "pyproject.toml").write_text(paths.PYPROJECT.read_text(encoding="utf-8"), encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.setattr(address, "ROOT", tmp_path)
+    monkeypatch.setattr(address, "PYPROJECT", tmp_path / "pyproject.toml")
+    return tmp_path
+
+
+def test_the_address_goes_from_git_to_pyproject_and_no_further(repository):
+    with pytest.raises(address.AddressError, match="git remote add origin ADDRESS"):
+        address.origin()
+    remote = ["git", "-C", str(repository), "remote", "add", "origin", "git@github.com:some-one/companion.git"]
+    subprocess.run(remote, check=True)
+    before = address.PYPROJECT.read_text(encoding="utf-8")
+    address.keep(address.origin())
+    assert address.kept() == "https://github.com/some-one/companion"
+    address.keep(tomllib.loads(before)["project"]["urls"]["Repository"])
+    assert address.PYPROJECT.read_text(encoding="utf-8") == before
+
+
+def test_relink_from_remote_is_one_sentence_where_there_is_no_remote(repository, capsys):
+    assert command_line.main(["relink", "--from-remote"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_addresses_that_differ_are_a_warning_on_the_line_that_is_wrong(repository):
+    one, other = address.kept(), "https://github.com/some-one/companion"
+    assert address.warning(one, one) == ""
+    line = int(re.search(r"line=(\d+),", address.warning(one, other))[1])
+    assert one in address.PYPROJECT.read_text(encoding="utf-8").split("\n")[line - 1]
+    assert "relink --from-remote" in address.warning(one, other)
+
+
+def test_the_readmes_commands_hold_at_any_address():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"<!-- chapters -->.*<!-- end of chapters -->", "", text, flags=re.DOTALL)
+    assert "OWNER" not in prose and "git clone --depth 1 ADDRESS" in prose
+    for line in re.findall(r"^ +python3? -m sdhelpers (.*)$", prose, re.MULTILINE):
+        assert command_line.parse(line.split()).command in command_line.COMMANDS
