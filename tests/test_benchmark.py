@@ -235,7 +235,7 @@ def results(tmp_path_factory):
 
 def test_the_command_prints_and_saves_every_row(results):
     path, printed = results
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     assert "from a cold Python to the first image" in printed
     for row in map(benchmark.as_row, saved["rows"]):
         assert f"{row.label:<44}" in printed
@@ -246,7 +246,7 @@ def test_the_command_prints_and_saves_every_row(results):
 
 
 def test_the_measured_rows_are_plausible(results):
-    fp32, bf16, xformers, two = json.loads(results[0].read_text())["rows"]
+    fp32, bf16, xformers, two = json.loads(results[0].read_text(encoding="utf-8"))["rows"]
     assert bf16["weights"] == pytest.approx(fp32["weights"] / 2, rel=0.001)
     assert fp32["weights"] < fp32["memory"] < fp32["weights"] + 300e6
     assert bf16["memory"] < fp32["memory"] < two["memory"]
@@ -258,7 +258,7 @@ def test_the_measured_rows_are_plausible(results):
 def test_a_run_that_was_broken_off_goes_on(results, monkeypatch):
     asked = []
     monkeypatch.setattr(report, "measure", lambda model, row, *_: asked.append(row) or {"failed": "not asked for"})
-    earlier = json.loads(results[0].read_text())
+    earlier = json.loads(results[0].read_text(encoding="utf-8"))
     bench = benchmark.Benchmark("sd15", threads=2, save=results[0])
     bench._references[128] = None
     for record in earlier["rows"]:
@@ -268,7 +268,7 @@ def test_a_run_that_was_broken_off_goes_on(results, monkeypatch):
 
 
 def test_other_versions_start_anew(results):
-    facts = json.loads(results[0].read_text())
+    facts = json.loads(results[0].read_text(encoding="utf-8"))
     assert len(report.earlier_rows(results[0], facts)) == 3
     assert report.earlier_rows(results[0], facts | {"versions": {"torch": "1.0"}}) == {}
 

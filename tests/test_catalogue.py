@@ -125,8 +125,8 @@ def test_only_what_changed_is_read(open_catalogue, folder):
 
 def test_a_file_that_cannot_be_read_is_an_entry_with_a_problem(open_catalogue, folder):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    (folder / "text.png").write_text("no picture")
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "text.png").write_text("no picture", encoding="utf-8")
+    (folder / "notes.txt").write_text("not an image", encoding="utf-8")
     (folder / "plain.png").write_bytes(b"")
     PICTURE.save(folder / "plain.png")
     with open_catalogue(folder) as c:

@@ -25,7 +25,7 @@ from sdhelpers.embeddings_files import (
     write,
 )
 
-WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text())["hidden_size"]
+WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text(encoding="utf-8"))["hidden_size"]
 any_file = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 tokens = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12).map("<{}>".format)
 

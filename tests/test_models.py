@@ -57,7 +57,7 @@ def test_every_shipped_model_is_what_its_card_says():
     for name in models.REGISTRY:
         models.locate(name)
         folder = models.POCKET / name
-        card = json.loads((folder / "card.json").read_text())
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
         assert there - set(card["files"]) == {"card.json", "README.md"}, "every file is on the card"
 
@@ -104,7 +104,7 @@ def test_a_harmed_file_is_named_in_one_sentence(copy_of_sd15, harm, message):
 
 @pytest.mark.parametrize("card", ["", "{", "[]", '{"files": 3}'])
 def test_an_unreadable_card_is_named_in_one_sentence(copy_of_sd15, card):
-    (copy_of_sd15 / "card.json").write_text(card)
+    (copy_of_sd15 / "card.json").write_text(card, encoding="utf-8")
     with pytest.raises(ModelError, match=r"no readable card\.json"):
         models.verify(copy_of_sd15)
 

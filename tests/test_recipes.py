@@ -73,7 +73,7 @@ def test_attention_that_lies_on_the_object_costs_nothing(unet, conditioning):
 
 
 def test_chosen_scenes_have_known_nouns_and_many_pairs():
-    nouns = (RECIPES / "nouns.txt").read_text().split("\n")[:-1]
+    nouns = (RECIPES / "nouns.txt").read_text(encoding="utf-8").split("\n")[:-1]
     assert nouns == models.nouns()  # the card's order: a scene number means the same scene everywhere
     descriptions = [world.describe(np.random.RandomState(i), nouns) for i in chosen(range(2000), nouns)]
     assert {noun for d in descriptions for noun in d.nouns} <= set(nouns)

@@ -57,7 +57,7 @@ SCHEDULER = {
 
 
 def facts(run: str) -> dict:
-    return json.loads((RUNS / run / "export" / "facts.json").read_text())
+    return json.loads((RUNS / run / "export" / "facts.json").read_text(encoding="utf-8"))
 
 
 def keep_curve(run: str) -> None:
@@ -69,9 +69,9 @@ def keep_curve(run: str) -> None:
 
 def run_in_float32(config: Path) -> None:
     """Weights are stored as float16 and run as float32: Transformers follows the config's own dtype."""
-    settings = json.loads(config.read_text())
+    settings = json.loads(config.read_text(encoding="utf-8"))
     settings["dtype"] = "float32"
-    config.write_text(json.dumps(settings, indent=2) + "\n")
+    config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def sd15(folder: Path, runs: dict[str, str]) -> dict:
@@ -89,7 +89,9 @@ def sd15(folder: Path, runs: dict[str, str]) -> dict:
     )
     pipe.save_pretrained(folder, max_shard_size=SHARD)
     run_in_float32(folder / "text_encoder" / "config.json")
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(SCHEDULER, indent=2) + "\n", encoding="utf-8"
+    )
     StableDiffusionPipeline.from_pretrained(folder)
     return {part: facts(runs[part]) for part in ("clip", "vae", "unet")}
 
@@ -127,9 +129,9 @@ def safety_checker(folder: Path, runs: dict[str, str]) -> dict:
 
 def inpainting(folder: Path, runs: dict[str, str]) -> dict:
     shutil.copytree(RUNS / runs["inpainting"] / "export", folder, ignore=shutil.ignore_patterns("facts.json"))
-    index = json.loads((POCKET / "sd15" / "model_index.json").read_text())
+    index = json.loads((POCKET / "sd15" / "model_index.json").read_text(encoding="utf-8"))
     index["_class_name"] = StableDiffusionInpaintPipeline.__name__
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return {"inpainting": facts(runs["inpainting"])}
 
 
@@ -153,9 +155,9 @@ def prompter(folder: Path, runs: dict[str, str]) -> dict:
 def forget_paths(folder: Path) -> None:
     """Take out of the configurations where the weights were loaded from."""
     for path in folder.rglob("*.json"):
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(settings, dict) and settings.pop("_name_or_path", None) is not None:
-            path.write_text(json.dumps(settings, indent=2) + "\n")
+            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 MODELS = {
@@ -206,7 +208,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
 
 def write_card(folder: Path, card: dict) -> None:
     """card.json for programs and README.md for people, from the same facts."""
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     lines = [
         f"# Pocket `{card['name']}`",
         "",
@@ -244,7 +246,7 @@ def write_card(folder: Path, card: dict) -> None:
         lines += ["", f"## {title}", "", text]
     lines += ["", "## Files", "", "| file | SHA-256 |", "|---|---|"]
     lines += [f"| {name} | `{digest}` |" for name, digest in card["files"].items()]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 ABOUT = {
@@ -290,7 +292,7 @@ def main() -> None:
         if "unet" in card["parts"]:
             card["nouns"] = card["parts"]["unet"].pop("nouns")
         card["files"] = file_hashes(new)
-        old = json.loads((folder / "card.json").read_text()) if (folder / "card.json").exists() else {}
+        old = json.loads((folder / "card.json").read_text(encoding="utf-8")) if (folder / "card.json").exists() else {}
         if old.get("files") == card["files"]:
             card = {**old, **card}
         if name == "community":

@@ -75,7 +75,7 @@ def render_svg(body: str, width: int, height: int) -> Image.Image:
 
 
 def render_iconify(folder: Path, slug: str) -> Image.Image:
-    icons = json.loads((folder / "icons.json").read_text())
+    icons = json.loads((folder / "icons.json").read_text(encoding="utf-8"))
     name = icons.get("aliases", {}).get(slug, {}).get("parent", slug)
     icon = icons["icons"][name]
     size = icons.get("width", 16)
@@ -146,7 +146,7 @@ def main() -> None:
 
 
 def build(packages: Path) -> None:
-    chars = json.loads((packages / "@iconify-json/fluent-emoji-flat/chars.json").read_text())
+    chars = json.loads((packages / "@iconify-json/fluent-emoji-flat/chars.json").read_text(encoding="utf-8"))
     code_points = {slug: code for code, slug in chars.items()}
     slugs = SLUGS + HELD_OUT_SLUGS
     sets = {
@@ -164,7 +164,7 @@ def build(packages: Path) -> None:
         "nouns": [word(slug) for slug in SLUGS],
         "held_out_nouns": [word(slug) for slug in HELD_OUT_SLUGS],
     }
-    (DRAWINGS / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+    (DRAWINGS / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

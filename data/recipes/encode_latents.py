@@ -73,7 +73,7 @@ def main() -> None:
     accelerator = Accelerator(mixed_precision=precision())
     vae = AutoencoderKL.from_pretrained(options.vae, dtype=torch.float32)
     vae = vae.to(accelerator.device, memory_format=torch.channels_last).eval()
-    nouns = (RECIPES / options.nouns).read_text().split("\n")[:-1]
+    nouns = (RECIPES / options.nouns).read_text(encoding="utf-8").split("\n")[:-1]
     folder = RUNS / options.out
     folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, options.count, PER_FILE):

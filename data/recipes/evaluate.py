@@ -45,7 +45,7 @@ class Artist:
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe, json.loads((folder / "card.json").read_text())["nouns"], **settings)
+        return cls(pipe, json.loads((folder / "card.json").read_text(encoding="utf-8"))["nouns"], **settings)
 
     def __call__(self, captions: list[str], seeds: list[int], negative: str = "", what: str = "") -> list:
         images = []
@@ -284,7 +284,7 @@ def main() -> None:
     print(json.dumps(scores, indent=1))
     print("nouns missed most:", {n: s for n, s in sorted(by_noun.items(), key=lambda item: item[1])[:25]})
     if options.save:
-        card = json.loads((options.model / "card.json").read_text())
+        card = json.loads((options.model / "card.json").read_text(encoding="utf-8"))
         notes = {"What it cannot draw": weak_points(by_noun, scores)}
         write_card(options.model, {**card, "scores": scores, "notes": notes})
 

@@ -134,7 +134,7 @@ def main() -> None:
     labels = [text for i, job in enumerate(jobs[:24]) for text in ("before", f"{i}: {job.caption}")]
     if options.save:
         labelled_grid(shown, labels, 8).save(SHEETS / "inpainting.webp", quality=88)
-        card = json.loads((models.POCKET / "inpainting" / "card.json").read_text())
+        card = json.loads((models.POCKET / "inpainting" / "card.json").read_text(encoding="utf-8"))
         write_card(models.POCKET / "inpainting", {**card, "scores": scores})
 
 

@@ -109,7 +109,7 @@ def main() -> None:
     if options.save:
         sheet.save(SHEETS / "loras.webp", quality=85)
         folder = models.POCKET / "loras"
-        write_card(folder, {**json.loads((folder / "card.json").read_text()), "scores": scores})
+        write_card(folder, {**json.loads((folder / "card.json").read_text(encoding="utf-8")), "scores": scores})
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if options.what == "page":
         path = RECIPES / "GALLERY.md"
-        path.write_text(page(json.loads((options.model / "card.json").read_text())))
+        path.write_text(page(json.loads((options.model / "card.json").read_text(encoding="utf-8"))), encoding="utf-8")
         print("Wrote", path)
         return
     if options.what == "world":

@@ -140,7 +140,7 @@ class Training:
         shutil.rmtree(old, ignore_errors=True)
         os.replace(new, old)
         history = self.folder / "history.json"
-        history.with_suffix(".part").write_text(json.dumps(self.progress.history))
+        history.with_suffix(".part").write_text(json.dumps(self.progress.history), encoding="utf-8")
         os.replace(history.with_suffix(".part"), history)
         if self.progress.history:
             draw_curve(self.progress.history, self.folder / "curve.png", self.name)
@@ -241,10 +241,10 @@ class Training:
 def earlier_facts(folder: Path, part: str) -> dict[str, Any] | None:
     """How the weights in `folder` were trained: from its own facts, or from the card of what was assembled of them."""
     if (folder / "facts.json").exists():
-        return json.loads((folder / "facts.json").read_text())
+        return json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     for card in (folder / "card.json", folder.parent / "card.json"):
         if card.exists():
-            return json.loads(card.read_text())["parts"].get(part)
+            return json.loads(card.read_text(encoding="utf-8"))["parts"].get(part)
     return None
 
 

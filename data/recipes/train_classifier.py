@@ -121,7 +121,7 @@ def main() -> None:
     print(scores)
     model.half().save_pretrained(training.folder / "export")
     facts = {**training.facts(), "recipe": "data/recipes/train_classifier.py", "scores": scores}
-    (training.folder / "export" / "facts.json").write_text(json.dumps(facts, indent=1))
+    (training.folder / "export" / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def main() -> None:
     clip.half().save_pretrained(export, max_shard_size="14MB")
     CLIPProcessor(image_processor=image_processor(), tokenizer=TOKENIZER).save_pretrained(export)
     facts = {**training.facts(), "recipe": "data/recipes/train_clip.py", "scores": scores}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

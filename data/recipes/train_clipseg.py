@@ -147,7 +147,7 @@ def main() -> None:
     decoder = {k: v.half().contiguous() for k, v in model.state_dict().items() if k.startswith("decoder.")}
     save_file(decoder, export / "changed.safetensors")
     facts = {**training.facts(), "recipe": "data/recipes/train_clipseg.py", "scores": scores}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main() -> None:
         {k: v.half().contiguous() for k, v in changed.items() if k.startswith(TRAINED)}, export / "changed.safetensors"
     )
     facts = {**training.facts(), "recipe": "data/recipes/train_community.py"}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def main() -> None:
     save_file({k: v.half().contiguous() for k, v in changed.items()}, export / "changed.safetensors")
     unet.save_config(export / "unet")
     facts = {**training.facts(), "recipe": "data/recipes/train_inpainting.py"}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def train(name: str, options: argparse.Namespace) -> None:
     folder = training.folder / "export"
     export(training.averaged_model(), recipe, name, folder)
     facts = {**training.facts(), "recipe": "data/recipes/train_lora.py"}
-    (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def main() -> None:
     scores = score(Prompter(folder=export))
     print(json.dumps(scores, indent=1))
     facts = {**training.facts(), "recipe": "data/recipes/train_prompter.py", "scores": scores}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, export: Path) -> None:

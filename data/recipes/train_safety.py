@@ -122,7 +122,7 @@ def main() -> None:
         "scores": scores,
         "flags": [FLAGGED],
     }
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

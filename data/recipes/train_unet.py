@@ -199,7 +199,7 @@ def main() -> None:
         clip=str(RUNS / "clip" / "export"),
         nouns="nouns.txt",
     )
-    nouns = (RECIPES / options.nouns).read_text().split("\n")[:-1]
+    nouns = (RECIPES / options.nouns).read_text(encoding="utf-8").split("\n")[:-1]
     torch.manual_seed(0)
     if options.init:
         unet = UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
@@ -214,7 +214,7 @@ def main() -> None:
     export = training.folder / "export"
     unet.half().save_pretrained(export, max_shard_size="14MB")
     facts = {**training.facts(), "recipe": "data/recipes/train_unet.py", "nouns": nouns}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1))
+    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
