@@ -42,6 +42,9 @@ def prepare() -> None:
 
     Raises SetupError, one sentence, when libraries are missing, cannot be installed, or want a restart.
     """
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(ROOT) not in paths:  # for each Python that a chapter starts
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, paths)])
     absent = [name for name in NEEDED_EVERYWHERE if installed(name) is None]
     if is_hosted():
         install_missing()
