@@ -19,7 +19,7 @@ from sdhelpers.prompts import encode, read, to_chunks
 class EmbeddingPanel(DrawingPanel):
     """A prompt with the token, its vectors [vectors, width] after some steps of training, and three sliders.
 
-    Whatever the sliders say is put into the pipeline at once; `expanded` holds the prompt as it is encoded.
+    Whatever the sliders say is put into the panel's own pipeline at once; `expanded` holds the prompt as it is encoded.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class EmbeddingPanel(DrawingPanel):
         self.add_class("sdhelpers-embedding-panel")
 
     def put(self) -> None:
-        """Exchange the token's vectors in the pipeline for those that the sliders say."""
+        """Exchange the token's vectors in the panel's pipeline for those that the sliders say."""
         vocabulary = self.pipe.tokenizer.get_vocab()
         old = [name for name in token_names(self.token, MOST_VECTORS) if name in vocabulary]
-        if old:
-            self.pipe.unload_textual_inversion(old)
         vectors = self.checkpoints[self.step.value][: self.vectors.value]
-        add_to_pipeline(self.pipe, self.token, self.scale.value * vectors)
+        with torch.random.fork_rng():  # the libraries fill new tables at random first, from torch's own numbers
+            if old:
+                self.pipe.unload_textual_inversion(old)
+            add_to_pipeline(self.pipe, self.token, self.scale.value * vectors)
 
     def look(self) -> Image.Image:
         self.put()

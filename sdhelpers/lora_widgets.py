@@ -11,7 +11,7 @@ import ipywidgets as ui
 from PIL import Image
 
 from sdhelpers.device import seeded_generator
-from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.panel import BLANK, Panel, own_copy, to_png
 from sdhelpers.widgets import LARGEST_SEED
 
 STRONGEST = 2.0
@@ -24,7 +24,7 @@ class LoraPanel(Panel):
     """
 
     def __init__(self, pipe, adapters: Sequence[str], prompt: str, seed: int = 1234, size: int = 128, steps: int = 20):
-        self.pipe, self.size, self.steps = pipe, size, steps
+        self.pipe, self.size, self.steps = own_copy(pipe), size, steps
         self.drawn: tuple[Image.Image, Image.Image] | None = None
         self._base: tuple[tuple[str, int], Image.Image] | None = None
         wide, style = ui.Layout(width="34em", max_width="98%"), {"description_width": "6.5em"}

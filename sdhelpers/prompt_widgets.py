@@ -13,7 +13,7 @@ import ipywidgets as ui
 from PIL import Image, ImageDraw, ImageFont
 
 from sdhelpers.device import seeded_generator
-from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.panel import BLANK, Panel, own_copy, to_png
 from sdhelpers.prompts.embeddings import Chunk, encode, to_chunks
 from sdhelpers.prompts.grammar import PromptError
 from sdhelpers.prompts.readings import Reading, read, schedule, write
@@ -102,7 +102,7 @@ class DrawingPanel(Panel):
     sentences = (PromptError,)
 
     def __init__(self, pipe, prompt: str, controls: Sequence[ui.Widget], seed: int, size: int):
-        self.pipe, self.size = pipe, size
+        self.pipe, self.size = own_copy(pipe), size
         wide = ui.Layout(width="46em", max_width="98%")
         self.prompt = ui.Textarea(prompt, description="prompt", rows=3, layout=wide)
         self.seed = ui.BoundedIntText(seed, min=0, max=2**32 - 1, description="seed")

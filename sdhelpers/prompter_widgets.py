@@ -10,7 +10,7 @@ import html
 import ipywidgets as ui
 
 from sdhelpers.device import seeded_generator
-from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.panel import BLANK, Panel, own_copy, to_png
 from sdhelpers.prompter import Prompter, PrompterError
 from sdhelpers.widgets import LARGEST_SEED
 
@@ -35,7 +35,7 @@ class PromptBuilder(Panel):
         size: int = 128,
         num_inference_steps: int = 20,
     ):
-        self.pipe, self.prompter = pipe, prompter
+        self.pipe, self.prompter = own_copy(pipe), own_copy(prompter)
         self.size, self.num_inference_steps = size, num_inference_steps
         self._build_controls(words, styles, seed)
         self._build_display()

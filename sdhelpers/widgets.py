@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from sdhelpers.device import seeded_generator
-from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.panel import BLANK, Panel, own_copy, to_png
 from sdhelpers.schedulers import SCHEDULERS, build_scheduler
 
 LARGEST_SEED = 2**32 - 1
@@ -97,7 +97,7 @@ class Explorer(Panel):
     sentences = (SettingsError,)
 
     def __init__(self, pipe, prompt: str, sizes: tuple[tuple[int, int], ...] = ((128, 128),), **settings):
-        self.pipe = pipe
+        self.pipe = own_copy(pipe)
         self.history: list[tuple[Settings, Image.Image]] = []
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None

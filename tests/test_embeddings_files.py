@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from beside import assert_apart, state
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -303,6 +304,30 @@ def test_the_panel_begins_with_everything_and_draws(panel):
     panel.vectors.value = 1
     panel.draw_button.click()
     assert panel.picture.value != drawn
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, fresh):
+    def draws() -> bytes:
+        panel.vectors.value = 1
+        panel.vectors.value = 3
+        panel.draw_button.click()
+        assert panel.message.value == ""
+        return panel.picture.value
+
+    assert_apart(fresh, draws)
+
+
+@pytest.mark.parametrize("own", [None, 1, 5])
+def test_the_sliders_leave_the_pipelines_vocabulary_alone(fresh, own):
+    """Whether the pipeline knows the token already, with other vectors, or not."""
+    if own:
+        add_to_pipeline(fresh, "<toy>", vectors_of(own, seed=9))
+    rows, before = table(fresh).detach().clone(), state(fresh)
+    panel = EmbeddingPanel(fresh, "a <toy>", "<toy>", {0: vectors_of(3), 9: vectors_of(3, seed=1)})
+    for control in (panel.step, panel.vectors, panel.scale):
+        control.value = control.options[0] if control is panel.step else control.min
+    assert panel.message.value == ""
+    assert state(fresh) == before and torch.equal(table(fresh), rows)
 
 
 def test_a_prompt_that_cannot_be_read_is_said_in_the_panel(panel):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import pytest
+from beside import assert_apart
 from PIL import Image
 
 from sdhelpers.metadata import read_image, save_image
@@ -42,6 +43,17 @@ def test_a_dropped_file_is_shown_and_drawn_again(panel, made):
     panel.draw_button.click()
     assert panel.again.tobytes() == image.tobytes()
     assert panel.message.value == "Drawn again: not a pixel differs."
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, pipe, made):
+    choose(panel, "cat.png", made[2].read_bytes())
+
+    def draws() -> bytes:
+        panel.draw_button.click()
+        assert panel.message.value == "Drawn again: not a pixel differs."
+        return panel.second.value
+
+    assert_apart(pipe, draws)
 
 
 def test_texts_from_files_cannot_become_html(panel, made):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from beside import assert_apart
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -428,6 +429,28 @@ def test_the_seed_works_at_its_ends(panel, seed):
     panel.seed.value = getattr(panel.seed, seed)
     other, _ = click(panel)
     assert not np.array_equal(usual, other)
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, plain):
+    """The cell draws with one LoRA at a weight of its own while the panel goes from all at 0 to all at 2."""
+    plain.set_adapters([NAMES[0]], [0.7])
+    for slider in panel.sliders.values():
+        slider.value = STRONGEST
+    assert_apart(plain, lambda: [picture.tobytes() for picture in afresh(panel)])
+
+
+def afresh(panel) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures; that without any LoRA is drawn again, too."""
+    panel._base = None
+    return click(panel)
+
+
+def test_the_panel_keeps_its_loras_when_a_later_cell_unloads_them(panel, plain):
+    for slider in panel.sliders.values():
+        slider.value = 1.0
+    before = [picture.tobytes() for picture in afresh(panel)]
+    plain.unload_lora_weights()
+    assert [picture.tobytes() for picture in afresh(panel)] == before
 
 
 def test_a_failure_is_said_in_the_panel(panel, monkeypatch):

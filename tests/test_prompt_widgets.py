@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from beside import assert_apart, state
 from PIL import Image
 
 from sdhelpers.prompt_widgets import (
@@ -146,6 +147,18 @@ def test_the_switch_point_changes_the_picture(schedule_panel):
         schedule_panel.when.value = when
         kept.append(click(schedule_panel).tobytes())
     assert early != late
+
+
+def test_a_panel_and_a_cell_draw_side_by_side(pipe, prompt_panel, schedule_panel):
+    for panel in (prompt_panel, schedule_panel):
+        assert_apart(pipe, lambda panel=panel: click(panel).tobytes())
+
+
+def test_reading_a_prompt_leaves_the_cells_scheduler_alone(pipe, schedule_panel):
+    pipe.scheduler.set_timesteps(7)
+    steps, before = pipe.scheduler.timesteps, state(pipe)
+    schedule_panel.num_inference_steps.value = 50
+    assert pipe.scheduler.timesteps is steps and state(pipe) == before
 
 
 def test_the_strip_counts_the_samplers_real_steps(pipe):

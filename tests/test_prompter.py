@@ -9,6 +9,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from beside import assert_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -241,6 +242,17 @@ def test_the_panel_obeys_the_style_and_draws_what_is_chosen(panel):
     panel.list.index = len(panel.candidates) - 1
     panel.draw_button.click()
     assert panel.candidates[-1] in panel.label.value and "kitty" in panel.raw_label.value
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, pipe):
+    panel.expand_button.click()
+
+    def draws() -> tuple[bytes, bytes]:
+        panel.draw_button.click()
+        assert panel.message.value == ""
+        return panel.raw.value, panel.picture.value
+
+    assert_apart(pipe, draws)
 
 
 def test_a_mistake_is_shown_in_the_panel_and_goes_away(panel):

@@ -4,6 +4,7 @@ import threading
 
 import ipywidgets
 import pytest
+from beside import draw, state
 
 from sdhelpers import widgets
 from sdhelpers.schedulers import SCHEDULERS, build_scheduler
@@ -14,12 +15,10 @@ PROMPT = "a cartoon of a cat on a beach"
 
 @pytest.fixture
 def explorer(pipe):
-    scheduler = pipe.scheduler
     panel = Explorer(pipe, PROMPT, sizes=((128, 128), (192, 128)), num_inference_steps=2)
     yield panel
     panel.stop()
     panel.wait()
-    pipe.scheduler = scheduler
 
 
 def click(panel: Explorer, button: ipywidgets.Button) -> None:
@@ -108,6 +107,24 @@ def test_stop_ends_after_the_present_step_and_says_so(explorer):
     assert explorer.progress.value < 50
     assert "Stopped after step" in explorer.message.value
     assert explorer.stop_button.disabled
+
+
+@pytest.mark.parametrize("name", ["Heun", "Euler a"])
+def test_a_cell_that_draws_while_the_explorer_does(explorer, pipe, name):
+    """Both pictures are those that each gives alone, and the pipeline is as it was."""
+    explorer.scheduler.value, explorer.num_inference_steps.value = name, 20
+    click(explorer, explorer.generate_button)
+    cells, before = draw(pipe), state(pipe)
+    reached = threading.Event()
+    explorer.progress.observe(lambda change: change["new"] == 3 and reached.set(), "value")
+    explorer.generate_button.click()
+    assert reached.wait(60)
+    beside = draw(pipe)
+    explorer.wait()
+    assert explorer.message.value == "" and len(explorer.history) == 2
+    assert beside.tobytes() == cells.tobytes()
+    assert explorer.history[0][1].tobytes() == explorer.history[1][1].tobytes()
+    assert state(pipe) == before
 
 
 def test_a_dragged_slider_never_starts_a_second_generation(explorer, monkeypatch):

@@ -17,7 +17,7 @@ from sdhelpers.hub import ModelError
 from sdhelpers.metadata.files import WRITERS, ImageFile, disagreements, read_stream
 from sdhelpers.metadata.generation import model_source, pixel_hash, redraw
 from sdhelpers.metadata.png import MetadataError
-from sdhelpers.panel import BLANK, Panel, to_png
+from sdhelpers.panel import BLANK, Panel, own_copy, to_png
 
 MOST_PIXELS = 50_000_000
 
@@ -29,7 +29,7 @@ class MetadataInspector(Panel):
     """
 
     def __init__(self, pipe):
-        self.pipe = pipe
+        self.pipe = own_copy(pipe)
         self.found: ImageFile | None = None
         self.again: Image.Image | None = None
         self.files = DropZone(self.show, accept=",".join(WRITERS), description="drop an image file here, or click")
