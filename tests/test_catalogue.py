@@ -140,17 +140,21 @@ def test_a_file_that_cannot_be_read_is_an_entry_with_a_problem(open_catalogue, f
         assert names(c.search("horse")) == ["broken.png"] and list(c.problems()) == ["text.png"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among files, and links for developers only")
 def test_odd_names_links_and_pipes(open_catalogue, folder):
     make(folder, "Kätzchen 🐱 'x'.PNG", "a cat")
     (folder / "link.png").symlink_to(folder / "cat.png")
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "pipe.png")
-    shutil.copy(folder / "cat.png", os.fsencode(folder) + b"/\xff.png")
+    read = 4
+    if sys.platform == "linux":  # macOS has no name that is not UTF-8
+        shutil.copy(folder / "cat.png", os.fsencode(folder) + b"/\xff.png")
+        read = 5
     with open_catalogue(folder) as c:
-        assert c.update().read == 5
-        assert c.update() == Update(read=0, unchanged=5, removed=0)
+        assert c.update().read == read
+        assert c.update() == Update(read=0, unchanged=read, removed=0)
         assert names(c.search(prompt="a cat")) == ["Kätzchen 🐱 'x'.PNG"]
-        assert "\\xff.png" in names(c.search())
+        assert ("\\xff.png" in names(c.search())) == (read == 5)
 
 
 def test_files_that_are_no_catalogue_are_left_alone(tmp_path, folder):
@@ -234,6 +238,6 @@ def test_a_kill_while_the_catalogue_is_made_leaves_nothing_half_done(tmp_path, f
         "with", "catalogue.statements = lambda s, whole=catalogue.statements: dying(whole(s))\nwith"
     ).replace("import sys", "import sys\ndef dying(all):\n    yield next(all)\n    os.kill(os.getpid(), 9)\n")
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "c.db", folder])
-    assert done.returncode == -9
+    assert done.returncode in (-9, 9), "killed; Windows says it with the other sign"
     with Catalogue(tmp_path / "c.db", folder) as c:
         assert c.update().read == 3 and c.is_sound()
