@@ -1,6 +1,7 @@
 """Devices, number formats, seeds, time and memory."""
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,38 @@ def best_device() -> str:
 def best_dtype(device: str) -> torch.dtype:
     """Half precision on a GPU, single on a CPU, which has no fast half precision. Built in chapter 7."""
     return torch.float16 if device == "cuda" else torch.float32
+
+
+SLOW = 0.25  # with less than this share of float32's speed a number format is not worth drawing with
+
+
+@functools.cache
+def relative_speed(dtype: torch.dtype, device: str = "cpu") -> float:
+    """How many times as fast as float32 matrices of a dtype are multiplied here. Built in chapter 7.
+
+    Measured, never looked up by the processor's name: products of [256, 256], which take less than a tenth of
+    a second even where 16-bit arithmetic is forty times slower. Remembered while the process lives.
+    """
+    return _product_seconds(torch.float32, device) / _product_seconds(dtype, device)
+
+
+def _product_seconds(dtype: torch.dtype, device: str, side: int = 256, repeats: int = 3) -> float:
+    """Seconds of one product of two square matrices, the best of some."""
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats):
+        with stopwatch() as watch:
+            (a @ b)[0, 0].item()  # waits for a GPU
+        seconds.append(watch.seconds)
+    return min(seconds)
+
+
+def slowness(dtype: torch.dtype, device: str = "cpu") -> str | None:
+    """Why nothing should be drawn in a dtype here, for the reader, or None where it is fast enough."""
+    speed = relative_speed(dtype, device)
+    if speed >= SLOW:
+        return None
+    return f"some {1 / speed:.0f} times slower than float32 on this processor; not drawn"
 
 
 def seeded_generator(seed: int) -> torch.Generator:

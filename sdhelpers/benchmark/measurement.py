@@ -19,7 +19,7 @@ import torch
 from sdhelpers import models
 from sdhelpers.benchmark import shapes, variants
 from sdhelpers.benchmark.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
-from sdhelpers.device import best_device, seeded_latents
+from sdhelpers.device import best_device, seeded_latents, slowness
 
 PROMPT = "a 3d render of a cat on a beach"
 
@@ -126,15 +126,21 @@ def measure_here(model: str, tier: str, row: Row, device: str, threads: int | No
 def measure(model: str, row: Row, tier: str = "pocket", threads: int | None = None) -> dict[str, Any]:
     """Measure a row in a fresh process: bytes above the empty process, seconds, steps of a picture a second, the image.
 
-    A row that cannot be measured gives {"failed": the reason}.
+    A row that cannot be measured here gives {"failed": the reason}.
     """
-    reason = shortage(model, row)
+    reason = obstacle(model, row)
     if reason:
         return {"failed": reason}
     try:
         return in_fresh_process(measure_here, model, tier, row, best_device(), threads)
     except FreshProcessError as error:
         return {"failed": str(error)}
+
+
+def obstacle(model: str, row: Row) -> str | None:
+    """Why a row is not measured here: a precision that this device multiplies absurdly slowly, or want of memory."""
+    slow = slowness(variants.check(row.names), best_device())
+    return f"{row.names[0]}: {slow}" if slow else shortage(model, row)
 
 
 def shortage(model: str, row: Row) -> str | None:
@@ -151,10 +157,14 @@ def shortage(model: str, row: Row) -> str | None:
 
 
 def matmul_rate(precision: str, device: str, threads: int | None) -> float:
-    """The machine's limit: operations a second of a large matrix product, the best of several."""
+    """The machine's limit: operations a second of a large matrix product, the best of several.
+
+    Large is 2048 numbers a side on a processor, and 512 in a precision that it multiplies absurdly slowly.
+    """
     torch.set_num_threads(threads or torch.get_num_threads())
     variants.allow_tf32(precision == "tf32")
-    side, dtype = 8192 if device == "cuda" else 2048, variants.VARIANTS[precision].dtype or torch.float32
+    dtype = variants.VARIANTS[precision].dtype or torch.float32
+    side = 8192 if device == "cuda" else 512 if slowness(dtype) else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     best = math.inf
     for _ in range(8):

@@ -28,7 +28,7 @@ from sdhelpers import models
 from sdhelpers.benchmark import variants
 from sdhelpers.benchmark.fresh import in_fresh_process
 from sdhelpers.benchmark.measurement import Row, matmul_rate, measure, step_flops
-from sdhelpers.device import best_device
+from sdhelpers.device import best_device, relative_speed
 
 RECORDED = models.ROOT / "data" / "benchmarks"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "tomesd")
@@ -39,9 +39,11 @@ Results = dict[str, Any]
 # What is measured: the settings of some rows, and their combinations of changes. Sizes are multiples of the model's.
 Plan = list[tuple[dict[str, int], str]]
 CPU: Plan = [
-    ({}, "fp32; bf16; fp16; fp32 channels-last; fp32 fuse-qkv; fp32 int8-weights; fp32 fp8-weights"),
+    ({}, "fp32; bf16; fp16; fp32 fp16-weights; fp32 bf16-weights; fp32 int8-weights; fp32 fp8-weights"),
+    ({}, "fp32 channels-last; fp32 fuse-qkv"),
     ({}, "fp32 model-offload; fp32 group-offload; fp32 sequential-offload; fp32 disk-offload"),
     ({}, "fp32 random-weights"),
+    ({"batch": 2}, "fp32; fp32 channels-last"),
     ({"batch": 4}, "fp32"),
     ({"batch": 8}, "fp32; fp32 vae-slicing"),
     ({"steps": 3}, "fp32"),
@@ -50,9 +52,10 @@ CPU: Plan = [
 ]
 CPU_COMPILE: Plan = [({}, "fp32 compile")]
 CPU_SHAPES: Plan = [
-    ({}, "fp32; bf16; fp16; bf16 channels-last; bf16 attention-naive; bf16 tome"),
-    ({}, "bf16 int8-weights; bf16 fp8-weights; bf16 group-offload; bf16 disk-offload"),
-    ({"size": 2}, "bf16; bf16 vae-tiling"),
+    ({}, "fp32; bf16; fp16"),
+    ({}, "{fast} channels-last; {fast} attention-naive; {fast} tome"),
+    ({}, "{fast} int8-weights; {fast} fp8-weights; {fast} group-offload; {fast} disk-offload"),
+    ({"size": 2}, "{fast}; {fast} vae-tiling"),
 ]
 GPU: Plan = [
     ({}, "fp32; fp32 tf32; fp16; bf16; fp16 channels-last; fp16 fuse-qkv; fp16 fp8-weights; fp16 int8-weights"),
@@ -74,8 +77,9 @@ def rows(model: str, kind: str, size: int, compiling: bool = False) -> list[Row]
     """The rows for a model of `size` pixels on a "cpu" or a "cuda" device; the first of each size is its reference.
 
     Compiling takes minutes on a CPU and is left out there unless it is asked for. The true shapes run two
-    steps there, once.
+    steps there, once, in whichever of fp32 and bf16 the processor multiplies faster.
     """
+    fast = "bf16" if relative_speed(torch.bfloat16) > 1 else "fp32"
     if kind == "cuda":
         plan, settings = GPU, {"steps": 20}
     elif model.endswith("-shapes"):
@@ -85,7 +89,7 @@ def rows(model: str, kind: str, size: int, compiling: bool = False) -> list[Row]
     return [
         Row(tuple(names.split()), **settings | own | {"size": size * own.get("size", 1)})
         for own, combinations in plan
-        for names in combinations.split(";")
+        for names in combinations.format(fast=fast).split(";")
     ]
 
 
@@ -238,6 +242,15 @@ def fastest(results: Results, largest_difference: float) -> dict | None:
     return max(keep, key=lambda record: record["steps_per_second"], default=None)
 
 
+def shares(results: Results) -> list[str]:
+    """What share of the machine's measured limit the guided step of two pictures reaches, a sentence a row."""
+    two = [r for r in results["rows"] if r["batch"] == 2 and "failed" not in r]
+    return [
+        f"{as_row(record).label}: a guided step of two pictures reaches {record['share']:.0%} of the measured limit"
+        for record in two
+    ]
+
+
 def plot(results: Results):
     """Memory and speed of every measured row as bars; return the Matplotlib figure."""
     from matplotlib.figure import Figure
@@ -276,6 +289,7 @@ def command(model: str, tier: str, threads: int | None, save: Path | None, compi
     results = bench.results
     plot(results).savefig(save.with_suffix(".png"), dpi=120)
     print("\n" + table(results))
+    print("\n".join(shares(results)))
     best = fastest(results, KEPT)
     if best:
         print(f"\nFastest with the image kept (difference of at most {KEPT}):\n{line(as_row(best), best)}")

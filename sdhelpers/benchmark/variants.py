@@ -81,9 +81,20 @@ def random_weights(pipe, device):
             weight.uniform_(-bound, bound)
 
 
-@variant("fp8-weights", "UNet weights stored in 8 bits", "a quarter of fp32's UNet, slower")
-def fp8_weights(pipe, device):
-    pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=pipe.unet.dtype)
+def stored_as(dtype: torch.dtype) -> Apply:
+    """Keep the UNet's weights in a smaller format; each layer computes in the pipeline's own precision."""
+
+    def apply(pipe: DiffusionPipeline, device: str) -> None:
+        pipe.unet.enable_layerwise_casting(storage_dtype=dtype, compute_dtype=pipe.unet.dtype)
+
+    return apply
+
+
+variant("fp16-weights", "UNet weights stored as fp16, computed in fp32", "half of fp32's UNet")(stored_as(torch.float16))
+variant("bf16-weights", "UNet weights stored as bf16, computed in fp32", "the same")(stored_as(torch.bfloat16))
+variant("fp8-weights", "UNet weights stored in 8 bits", "a quarter of fp32's UNet, slower")(
+    stored_as(torch.float8_e4m3fn)
+)
 
 
 @variant("int8-weights", "UNet weights stored as whole numbers", "a quarter of fp32's UNet, slower")
