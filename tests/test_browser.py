@@ -1,6 +1,7 @@
 """A reader's way in a real browser.
 
-JupyterLab, chapter 3, all cells, another seed, another picture; then a picture dropped on chapter 19's inspector.
+JupyterLab, chapter 3, all cells, another seed, another picture; then a picture dropped on chapter 19's inspector;
+and the page that `run --open` shows, without a network.
 """
 
 import os
@@ -58,10 +59,10 @@ def lab(tmp_path):
     }.items():
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True)
-        path.write_text(setting)
+        path.write_text(setting, encoding="utf-8")
     env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
            "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
-    with open(tmp_path / "lab.log", "w") as log:
+    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     try:
         address = f"http://127.0.0.1:{port}"
@@ -70,7 +71,7 @@ def lab(tmp_path):
                 urllib.request.urlopen(f"{address}/api", timeout=2)
                 break
             except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+                assert server.poll() is None, (tmp_path / "lab.log").read_text(encoding="utf-8")
                 time.sleep(0.5)
         yield address
     finally:
@@ -126,6 +127,31 @@ def run_all_cells(page) -> None:
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=60_000, state="attached")
+
+
+def test_the_page_of_a_chapter_is_read_without_a_network(browser, tmp_path):
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    shutil.copy(notebooks.path_of(4), tmp_path)
+    address = notebooks.to_html(tmp_path / notebooks.file_name(4)).as_uri()
+    context = browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
+    page, asked, wrong = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    fractions = page.locator("mfrac")
+    for fraction in fractions.all():
+        above, below = (fraction.locator(f"> :nth-child({n})").bounding_box() for n in (1, 2))
+        box = fraction.bounding_box()
+        assert above["y"] + above["height"] <= below["y"] + 1, "numerator above denominator"
+        assert 15 < box["height"] < 80 and 8 < box["width"] < 400
+    fractions.first.scroll_into_view_if_needed()
+    page.screenshot(path=artefacts / "page.png")
+    badge = page.get_by_alt_text("Open In Colab")
+    assert fractions.count() >= 2 and badge.evaluate("image => image.complete && image.naturalWidth") > 50
+    assert [url for url in asked if not url.startswith("data:")] == [address] and wrong == []
+    context.close()
 
 
 INSPECTOR = """
