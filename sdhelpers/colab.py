@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def prepare() -> None:
         )
 
 
-def missing(requirements: list[str], version=installed) -> dict[str, str]:
-    """Of pins such as "compel==2.5.1" those to be installed, each with the reason in words."""
+def missing(requirements: list[str], version: Callable[[str], str | None]) -> dict[str, str]:
+    """Of pins such as "compel==2.5.1" those to be installed, each with its reason; `version(name)` is what is here."""
     reasons = {}
     for requirement in requirements:
         name, pin = requirement.split("==")
@@ -73,7 +74,7 @@ def install_missing() -> None:
     import tomllib
 
     requirements = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
-    wanted = missing(requirements)
+    wanted = missing(requirements, installed)
     if not wanted:
         return
     print("Installing what the chapters need; the runtime's other libraries stay as they are.")

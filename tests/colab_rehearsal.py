@@ -125,7 +125,8 @@ def rehearse_setup(content: Path, python: Path) -> None:
         raise RehearsalError(f"The second time the setup cell should say nothing, and says {printed(second)}")
     after = installed(python)
     changed = {name: f"{old} -> {after.get(name)}" for name, old in before.items() if after.get(name) != old}
-    print("Replaced:", changed, "\nNew:", ", ".join(f"{n} {v}" for n, v in after.items() if n not in before))
+    new = {name: version for name, version in after.items() if name not in before}
+    print(f"Replaced: {changed}\nNew: {new}", flush=True)
     if unexplained := sorted(set(changed) - set(colab.REPLACED)):
         raise RehearsalError(f"Replaced without a reason in sdhelpers/colab.py: {', '.join(unexplained)}")
     if subprocess.run([python, "-m", "pip", "check"]).returncode:
@@ -135,7 +136,8 @@ def rehearse_setup(content: Path, python: Path) -> None:
 def rehearse_chapter(chapter: int, content: Path) -> None:
     """A chapter from start to end, its claims those that the tests expect."""
     started = time.perf_counter()
-    executed = execute(nbformat.read(notebooks.path_of(chapter), as_version=4), content, f"chapter {chapter}")
+    path = content / "companion" / "notebooks" / notebooks.path_of(chapter).name
+    executed = execute(nbformat.read(path, as_version=4), content, f"chapter {chapter}")
     if wrong := problems(executed, EXPECTED[str(chapter)]):
         raise RehearsalError(f"Chapter {chapter}: {'; '.join(wrong)}")
     claims = len(EXPECTED[str(chapter)])

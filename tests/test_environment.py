@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from sdhelpers import __main__ as command_line
-from sdhelpers import address, colab, environment, models, notebooks, paths
+from sdhelpers import address, environment, models, notebooks, paths
 from sdhelpers.paths import ROOT
 
 PROJECT = tomllib.loads(paths.PYPROJECT.read_text(encoding="utf-8"))["project"]
@@ -187,18 +187,6 @@ def test_a_missing_chapter_is_one_sentence(capsys):
 def test_parameters_are_read_as_python_or_text():
     values = [command_line.value(text) for text in ("7", "7.5", "True", "a cat", "[1, 2]", "1 +")]
     assert values == [7, 7.5, True, "a cat", [1, 2], "1 +"]
-
-
-def test_colab_installs_what_is_missing_and_keeps_its_own_torch():
-    installed = {"torch": "2.9.0", "diffusers": "0.30.0", "transformers": "5.5.4"}
-
-    def version(name: str) -> str:
-        if name not in installed:
-            raise colab.metadata.PackageNotFoundError(name)
-        return installed[name]
-
-    wanted = colab.missing(["torch==2.15.0", "diffusers==0.42.1", "transformers==5.5.4", "papermill==2.7.0"], version)
-    assert wanted == ["diffusers==0.42.1", "papermill==2.7.0"]
 
 
 @pytest.fixture
