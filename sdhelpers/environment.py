@@ -76,28 +76,32 @@ def has_nvidia() -> bool:
 
 
 def what_comes(build: str, system: str = sys.platform, nvidia: bool | None = None) -> str:
-    """What will be downloaded, and the smaller way where there is one. Sizes as measured for x86-64."""
+    """What will be downloaded, and the smaller way where there is one.
+
+    Measured on x86-64: 3.4 and 6.5 GB on Linux (3.0 and 5.1 of it PyTorch with what it needs for GPUs), 0.5 GB
+    to download on Windows. The others are what is left of these with a PyTorch of Windows' size.
+    """
     if build == "cpu":
-        return "about 0.6 GB to download, 2 GB on the disk"
+        return "about 0.6 GB to download, 2 GB on the disk."
     if build:
-        return f"PyTorch's build {build!r}: up to 3.4 GB to download, 6.5 GB on the disk"
+        return f"PyTorch's build {build!r}: up to 3.4 GB to download, 6.5 GB on the disk."
     if system != "linux":
-        return "about 0.5 GB to download, 2 GB on the disk"
-    text = "about 3.4 GB to download, 6.5 GB on the disk, most of it for NVIDIA GPUs"
+        return "about 0.5 GB to download, 2 GB on the disk."
+    text = "about 3.4 GB to download, 6.5 GB on the disk, most of it for NVIDIA GPUs."
     if has_nvidia() if nvidia is None else nvidia:
         return text
     return (
-        f"{text}.\nThis computer has none: PyTorch's processor build does the same here with about 0.6 GB to download. "
-        "For it stop this with Ctrl-C and write `--setup --torch cpu` in the command"
+        f"{text}\nThis computer has none: PyTorch's processor build does the same here with about 0.6 GB to download. "
+        "For it stop this with Ctrl-C and write `--setup --torch cpu` in the command."
     )
 
 
 def install_commands(environment: Path, build: str, uv: str | None) -> list[list[str]]:
     """What installs the libraries: one command after the other is tried until one succeeds.
 
-    PyTorch's other builds lie on PyTorch's own server, and uv knows where. Where it is not installed, pip
-    fetches it into the environment first. (That server could not be reached where this was written: the
-    command line is tested, a whole installation with `--torch` is not.)
+    PyTorch's other builds lie on PyTorch's own server, and uv knows where; `make` fetches uv where it lacks.
+    What another build brought along goes (`--exact`). That server could not be reached where this was
+    written: the command line is tested, a whole installation with `--torch` is not.
     """
     python = str(python_of(environment))
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install"]
@@ -105,7 +109,8 @@ def install_commands(environment: Path, build: str, uv: str | None) -> list[list
     project = [*quiet, "--constraint", str(CONSTRAINTS), "--editable", f"{ROOT}[{','.join(EXTRAS)}]"]
     if build:
         start = [uv] if uv else [python, "-m", "uv"]
-        return [[*start, "pip", "install", "--python", python, "--torch-backend", build, *project]]
+        change = ["--exact", "--reinstall-package", "torch", "--reinstall-package", "torchvision"]
+        return [[*start, "pip", "install", "--python", python, "--torch-backend", build, *change, *project]]
     fast = [[uv, "pip", "install", "--python", python, *project]] if uv else []
     return [*fast, [*pip, *project]]
 
@@ -119,13 +124,11 @@ def make(environment: Path, build: str | None = None) -> None:
     if is_ready(environment, build):
         return
     check_python()
-    made = stamp(environment)[1]
-    other = build is not None and build != made and (environment / "pyvenv.cfg").exists()  # its libraries go
-    build = made if build is None else build
-    print(f"Setting up {environment}, once: {what_comes(build)}. This takes some minutes ...", flush=True)
+    build = stamp(environment)[1] if build is None else build
+    print(f"Setting up {environment}, once, in some minutes: {what_comes(build)}", flush=True)
     (environment / STAMP).unlink(missing_ok=True)
     try:
-        venv.create(environment, clear=other, with_pip=True, symlinks=os.name != "nt")
+        venv.create(environment, with_pip=True, symlinks=os.name != "nt")
     except subprocess.CalledProcessError as error:
         raise SetupError(
             "This Python cannot make an environment with pip: install what it lacks (on Debian and Ubuntu "
