@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tomllib
 
-from sdhelpers.paths import PYPROJECT, ROOT
+from sdhelpers.paths import PYPROJECT, ROOT, CheckoutError, checkout
 
 ADVICE = "run `python -m sdhelpers relink --from-remote` and commit what it changes"
 LINE = re.compile(r'^Repository = "([^"]*)"$', re.MULTILINE)
@@ -26,6 +26,7 @@ class AddressError(RuntimeError):
 
 def kept() -> str:
     """The address in pyproject.toml, the one place of it."""
+    checkout()
     return tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 
 
@@ -71,5 +72,5 @@ def warning(here: str, there: str) -> str:
 if __name__ == "__main__":
     try:
         print(warning(kept(), origin()) or f"The badges open {kept()}, as they should.")
-    except AddressError as error:
+    except (AddressError, CheckoutError) as error:
         sys.exit(str(error))

@@ -1,5 +1,6 @@
 """Pins from one source, a doctor that says what to do, a command line that fails in words."""
 
+import os
 import re
 import subprocess
 import sys
@@ -157,8 +158,9 @@ def test_a_reader_on_linux_without_a_gpu_is_told_of_the_processor_build():
         assert "--torch" not in text and "GB to download" in text
 
 
-def test_the_command_starts_again_without_its_options_of_the_setup(monkeypatch):
+def test_the_command_starts_again_without_its_options_of_the_setup(monkeypatch, tmp_path):
     started = []
+    monkeypatch.setenv("SDHELPERS_VENV", str(tmp_path))
     monkeypatch.setattr(environment, "make", lambda place, build: started.append(build))
     monkeypatch.setattr(environment, "python_of", lambda place: "the-python")
     monkeypatch.setattr(
@@ -172,7 +174,7 @@ def test_the_command_starts_again_without_its_options_of_the_setup(monkeypatch):
 
 def test_a_bare_python_is_told_what_to_do(tmp_path):
     """`python -S` has no libraries: the command must say so, not fail in an import."""
-    env = {"SDHELPERS_VENV": str(tmp_path / "none"), "PATH": ""}
+    env = {**os.environ, "SDHELPERS_VENV": str(tmp_path / "none")}
     run = [sys.executable, "-I", "-S", "-c", "import sys; sys.path.insert(0, '.'); import runpy; "
            "sys.argv = ['sdhelpers', 'run', '3']; runpy.run_module('sdhelpers', run_name='__main__')"]  # fmt: skip
     done = subprocess.run(run, cwd=ROOT, env=env, capture_output=True, text=True)
