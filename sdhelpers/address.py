@@ -1,11 +1,10 @@
 """The repository's web address: kept in pyproject.toml, compared with git's. Imports only the standard library.
 
-`python -m sdhelpers.address` writes a warning for GitHub's page of a run when the two differ.
+`python -m sdhelpers.address` writes a warning for GitHub's page of a run when the two differ; it stops nothing.
 """
 
 import re
 import subprocess
-import sys
 import tomllib
 
 from sdhelpers.paths import PYPROJECT, ROOT, CheckoutError, checkout
@@ -73,4 +72,4 @@ if __name__ == "__main__":
     try:
         print(warning(kept(), origin()) or f"The badges open {kept()}, as they should.")
     except (AddressError, CheckoutError) as error:
-        sys.exit(str(error))
+        print(f"::warning::{error}")

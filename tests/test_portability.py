@@ -214,3 +214,11 @@ def test_no_file_is_named_as_windows_cannot():
         and [n for n in names if reserved.search(n) or re.search(r'[<>:"\\|?*]|[. ](/|$)', n) or len(n) > 140] == []
     )
     assert len({n.lower() for n in names}) == len(names), "two names that Windows and macOS take for one"
+
+
+def test_the_workflows_name_tests_that_exist():
+    text = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / ".github" / "workflows").glob("*.yml"))
+    named = re.findall(r"(tests/\w+\.py)(?:::(\w+))?", text)
+    assert named
+    for path, test in named:
+        assert (ROOT / path).exists() and f"def {test}" in (ROOT / path).read_text(encoding="utf-8"), (path, test)
