@@ -15,6 +15,8 @@ from typing import Any
 
 from IPython.display import display
 
+from sdhelpers.hub import check_tier
+
 MIME = "application/vnd.sdhelpers.claim+json"
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -31,10 +33,13 @@ class ClaimError(AssertionError):
 
 
 class Claims:
-    """Measures claims one by one and remembers them; calling it is the check."""
+    """Measures claims one by one and remembers them; calling it is the check.
+
+    Raises ModelError for a tier that does not exist.
+    """
 
     def __init__(self, tier: str = "pocket"):
-        self.raises = tier == "pocket"
+        self.raises = check_tier(tier) == "pocket"
         self.records: list[dict[str, Any]] = []
 
     def __call__(self, claim: str, value: float, comparison: str, reference: float) -> None:
@@ -75,11 +80,11 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.3g}"
 
 
+def claims_of(cell: Any) -> list[dict[str, Any]]:
+    """The claims that an executed cell (an nbformat node) holds in its outputs, in order."""
+    return [output["data"][MIME] for output in cell.get("outputs", []) if MIME in output.get("data", {})]
+
+
 def read_claims(notebook: Any) -> list[dict[str, Any]]:
-    """The claims that an executed notebook (an nbformat node) holds in its outputs, in order."""
-    return [
-        output["data"][MIME]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if MIME in output.get("data", {})
-    ]
+    """The claims of an executed notebook (an nbformat node), in order."""
+    return [record for cell in notebook.cells for record in claims_of(cell)]

@@ -17,10 +17,18 @@ import psutil
 from huggingface_hub import constants as hub
 
 GB = 1e9
+TIERS = ("pocket", "full")
 
 
 class ModelError(RuntimeError):
     """A model that cannot be had; the message is one sentence for the reader."""
+
+
+def check_tier(tier: str) -> str:
+    """The tier itself, or ModelError when it is neither "pocket" nor "full"."""
+    if tier not in TIERS:
+        raise ModelError(f'tier must be "pocket" or "full", not {tier!r}.')
+    return tier
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from sdhelpers.claims import MIME, ClaimError, Claims, read_claims
+from sdhelpers.hub import ModelError
 
 
 def test_a_claim_that_holds_is_shown_with_both_numbers(capsys):
@@ -24,6 +25,12 @@ def test_on_the_full_tier_claims_report_and_do_not_raise():
     check = Claims("full")
     check("one is two", 1, "==", 2)
     assert repr(check) == "0 of 1 claims hold"
+
+
+@pytest.mark.parametrize("tier", ["poket", "Full", "", None])
+def test_an_unknown_tier_is_refused(tier):
+    with pytest.raises(ModelError, match=f'^tier must be "pocket" or "full", not {tier!r}\\.$'):
+        Claims(tier)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from PIL import Image
 
 from sdhelpers import models
 from sdhelpers.device import best_device
-from sdhelpers.hub import ModelError, sha256
+from sdhelpers.hub import TIERS, ModelError, sha256
 from sdhelpers.metadata.png import MetadataError
 from sdhelpers.schedulers import SCHEDULERS
 from sdhelpers.widgets import Settings, SettingsError, generate
@@ -253,7 +253,7 @@ def check(data: GenerationData) -> GenerationData:
         "the prompt": len(settings.prompt) + len(settings.negative_prompt) > LONGEST_PROMPT,
         "the scheduler": settings.scheduler not in SCHEDULERS,
         "the scheduler's options": len(numbers) > LONGEST_LIST or not all(map(_harmless, numbers)),
-        "the tier": data.model.tier not in models.TIERS,
+        "the tier": data.model.tier not in TIERS,
         "an adapter's weight": not all(abs(a.weight) <= 1000 for a in data.adapters),
         "the number format": made_with.get("dtype") not in DTYPES,
         "the number of threads": not re.fullmatch("[1-9][0-9]{0,2}", str(made_with.get("threads"))),
