@@ -6,38 +6,108 @@ The card of such a model has an entry "shared":
      "files": {"tokenizer.json": "clip/tokenizer.json"}}
 
 `tensors`: all weights of a folder, renamed by the longest fitting beginning of their names (no fit: left out); those
-in the model's own changed.safetensors come on top. `files`: what is copied, file or folder. Built in chapter 6.
+in the model's own changed.safetensors come on top. `files`: what is copied, file or folder.
+
+Several programs may ask for one model at the same time: one puts it together, the others wait. A folder's name
+ends in a digest of what it is made of, so that new weights get a folder of their own, and a program that still
+reads the old one (Windows does not let go of such files) is in nobody's way. Built in chapter 6.
 """
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sdhelpers.hub import sha256
+from sdhelpers.hub import ModelError, sha256
 
 OWN = "changed.safetensors"
 STAMP = "made_of.json"
+PATIENCE = 600  # seconds to wait for another program that puts the same model together; it takes some twenty
 
 
 def complete(folder: Path, pocket: Path, built: Path) -> Path:
     """The folder in `built` that holds the whole model of `folder`; made now if it is not there or not whole."""
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    target, made_of = built / folder.name, _hashes_made_of(card, pocket)
-    if not _is_whole(target, made_of):
+    shared = card["shared"]
+    parts = [
+        folder,
+        pocket / shared["tensors"]["from"],
+        *(pocket / place for place in shared.get("files", {}).values()),
+    ]
+    made_of = _hashes_made_of(card, pocket)
+    return put_together(folder.name, made_of, built, size(*parts), lambda new: _fill(new, folder, card, pocket))
+
+
+def put_together(name: str, made_of: dict, built: Path, needed: int, fill: Callable[[Path], object]) -> Path:
+    """The folder of `name` in `built` that `fill` has filled, in this program or in another, once for each `made_of`.
+
+    Raises ModelError when it cannot be made; `needed` is the room in bytes that it takes at most.
+    """
+    target = built / f"{name}-{hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:8]}"
+    if _is_whole(target, made_of):
+        return target
+    try:
         built.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".part", dir=built))
-        try:
-            _fill(new, folder, card, pocket)
-            _write_stamp(new, made_of)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(new, target)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+        with FileLock(built / f"{name}.lock", timeout=PATIENCE):
+            if not _is_whole(target, made_of):  # another program may have made it meanwhile
+                _clear(name, built)
+                _check_room(name, built, needed)
+                _make(target, made_of, fill)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{name!r} could not be put together in {built} ({_reason(error)}): see that {needed / 1e6:.0f} MB are "
+            f"free there, that you may write there, and that no other program holds it, then run the cell again."
+        ) from error
     return target
+
+
+def _clear(name: str, built: Path) -> None:
+    """Remove what a program that was killed has left, and what was made of earlier weights; under the lock."""
+    earlier = re.compile(rf"{re.escape(name)}(-[0-9a-f]{{8}}|\.\w+\.part|\.safetensors)?")
+    for path in built.iterdir():
+        if earlier.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _check_room(name: str, built: Path, needed: int) -> None:
+    free = shutil.disk_usage(built).free
+    if free < needed:
+        raise ModelError(
+            f"{name!r} is put together in {built}, which takes {needed / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
+            f"free there: free some disk and run the cell again."
+        )
+
+
+def _make(target: Path, made_of: dict, fill: Callable[[Path], object]) -> None:
+    """Fill a folder under another name, then rename it."""
+    new = Path(tempfile.mkdtemp(prefix=f"{target.name.rpartition('-')[0]}.", suffix=".part", dir=target.parent))
+    try:
+        fill(new)
+        _write_stamp(new, made_of)
+        os.replace(new, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, in its few words; copying a folder gives a list, of which the first is enough."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        return str(error.args[0][0][-1])
+    return getattr(error, "strerror", None) or str(error)
+
+
+def size(*places: Path) -> int:
+    """Bytes of all files in these places, each a file or a folder."""
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def sources(card: dict) -> list[str]:

@@ -13,12 +13,11 @@ import json
 from pathlib import Path
 
 from sdhelpers import paths, published
-from sdhelpers.completion import complete, sources
-from sdhelpers.hub import HubModel, ModelError, download, sha256
+from sdhelpers.completion import complete, put_together, size, sources
+from sdhelpers.hub import HubModel, ModelError, check_tier, download, sha256
 
 ROOT, POCKET = paths.ROOT, paths.POCKET
 BUILT = paths.OUTPUTS / "models"
-TIERS = ("pocket", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +54,6 @@ def entry(name: str) -> Model:
     return REGISTRY[name]
 
 
-def check_tier(tier: str) -> str:
-    """The tier itself, or ModelError when it is neither "pocket" nor "full"."""
-    if tier not in TIERS:
-        raise ModelError(f'tier must be "pocket" or "full", not {tier!r}.')
-    return tier
-
-
 def locate(name: str, tier: str = "pocket") -> Path:
     """The folder of a model, ready for `from_pretrained`: checked, and for `full` downloaded if it fits."""
     model = entry(name)
@@ -89,11 +81,12 @@ def locate_file(name: str, tier: str = "pocket") -> Path:
     folder = locate(name, tier)
     if tier == "full":
         return folder / entry(name).full.files[0]
-    path = BUILT / f"{name}.safetensors"
-    expected = json.loads((folder / "card.json").read_text(encoding="utf-8"))["single_file_sha256"]
-    if not path.exists() or sha256(path) != expected:
-        build_single_file(folder, path)
-    return path
+    sd15 = locate("sd15")
+    cards = [json.loads((place / "card.json").read_text(encoding="utf-8")) for place in (folder, sd15)]
+    made_of = {"file": cards[0]["single_file_sha256"], "files": [card["files"] for card in cards]}
+    file = f"{name}.safetensors"
+    needed = size(folder, sd15)
+    return put_together(name, made_of, BUILT, needed, lambda new: build_single_file(folder, new / file)) / file
 
 
 def build_single_file(folder: Path, path: Path) -> Path:

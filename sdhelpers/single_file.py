@@ -6,6 +6,7 @@ package. Keys as in CompVis' latent-diffusion code. Built in chapter 6.
 
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import torch
@@ -95,9 +96,10 @@ def to_original_layout(pipe: StableDiffusionPipeline) -> dict[str, torch.Tensor]
 
 
 def save_single_file(pipe: StableDiffusionPipeline, path: Path) -> Path:
-    """Write the pipeline as one .safetensors file (first under a temporary name); return its path."""
+    """Write the pipeline as one .safetensors file (first under a name of its own); return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file(to_original_layout(pipe), temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
+    with tempfile.TemporaryDirectory(prefix=f"{path.stem}.", suffix=".part", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name  # a name of its own: two programs may write the same file at once
+        save_file(to_original_layout(pipe), temporary, metadata={"format": "pt"})
+        os.replace(temporary, path)
     return path

@@ -1,11 +1,15 @@
 """The original key layout, written by us and read by the library."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from test_models import true_sd15
 
-from sdhelpers import models
+from sdhelpers import models, single_file
 from sdhelpers.single_file import save_single_file, to_original_layout
 
 
@@ -16,6 +20,21 @@ def test_a_single_file_is_read_back_tensor_by_tensor(pipe, tmp_path):
         ours, theirs = getattr(pipe, part).state_dict(), getattr(again, part).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[k], theirs[k]) for k in ours), part
+
+
+def test_two_that_write_the_same_file_at_once_do_not_mix(pipe, tmp_path, monkeypatch):
+    both_began, both_wrote, save_file = threading.Barrier(2), threading.Barrier(2), single_file.save_file
+
+    def slow(tensors, temporary, **options):
+        both_began.wait(300)
+        save_file(tensors, temporary, **options)
+        both_wrote.wait(300)
+
+    monkeypatch.setattr(single_file, "save_file", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: save_single_file(pipe, tmp_path / "pocket.safetensors"), range(2))
+    assert first == second and [path.name for path in tmp_path.iterdir()] == ["pocket.safetensors"]
+    assert load_file(first).keys() == to_original_layout(pipe).keys()
 
 
 def test_the_true_configuration_gets_the_names_that_everybody_knows():
