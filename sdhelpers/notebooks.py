@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
+from sdhelpers import expectations
 from sdhelpers.address import kept as repository_address
 from sdhelpers.page import COLAB_PICTURE, is_progress_bar, page, without_widgets
 from sdhelpers.paths import NOTEBOOKS, ROOT, checkout
@@ -215,6 +216,7 @@ def store(chapter: int, out: Path) -> Path:
     execution = run(chapter, out)
     notebook = clean(nbformat.read(execution.path, as_version=4))
     note_measurement(notebook, execution)
+    expectations.update(chapter, notebook)
     return write(notebook, path_of(chapter))
 
 

@@ -7,19 +7,22 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sdhelpers import notebooks
+from sdhelpers import expectations, notebooks
 from sdhelpers.claims import read_claims
 
-HERE = Path(__file__).parent
-EXPECTED: dict[str, list[str]] = json.loads((HERE / "expected_claims.json").read_text(encoding="utf-8"))
+EXPECTED = expectations.load()
 
 
-def problems(executed: nbformat.NotebookNode, expected: list[str]) -> list[str]:
-    """What is wrong with an executed chapter: claims that are missing, unexpected, or do not hold."""
-    found = {record["claim"]: record["holds"] for record in read_claims(executed)}
-    wrong = [f"missing claim: {claim}" for claim in expected if claim not in found]
-    wrong += [f"claim not listed in expected_claims.json: {claim}" for claim in found if claim not in expected]
-    return wrong + [f"claim does not hold: {claim}" for claim, holds in found.items() if not holds]
+def problems(executed: nbformat.NotebookNode, expected: list[dict]) -> list[str]:
+    """What is wrong with an executed chapter: claims that are missing, unexpected, looser, or do not hold."""
+    found = {line["claim"]: line for line in expectations.expected(executed)}
+    listed = {line["claim"]: line for line in expected}
+    wrong = [f"missing claim: {claim}" for claim in listed if claim not in found]
+    wrong += [f"claim not listed in expected_claims.json: {claim}" for claim in found if claim not in listed]
+    for claim in listed.keys() & found.keys():
+        was, now = (f"{line['comparison']} {line['reference']}" for line in (listed[claim], found[claim]))
+        wrong += [f"claim compares with {now}, not {was}: {claim}"] if now != was else []
+    return wrong + [f"claim does not hold: {r['claim']}" for r in read_claims(executed) if not r["holds"]]
 
 
 @pytest.mark.parametrize("chapter", list(notebooks.existing()))
@@ -30,6 +33,10 @@ def test_chapter(chapter, tmp_path, record_property, monkeypatch):
     record_property("seconds", round(execution.seconds, 1))
     record_property("memory", round(execution.peak_memory / 1e9, 2))
     keep_artefact(executed, notebooks.path_of(chapter).name)
+    stored = {line["claim"]: line["margin"] for line in EXPECTED[str(chapter)]}
+    for record in read_claims(executed):
+        now = expectations.margin(record)
+        record_property("claim", json.dumps(record | {"margin": now, "stored": stored.get(record["claim"])}))
     assert problems(executed, EXPECTED[str(chapter)]) == []
 
 
@@ -44,6 +51,13 @@ def keep_artefact(executed: nbformat.NotebookNode, name: str) -> None:
 def test_every_chapter_has_claims():
     assert set(EXPECTED) == {str(n) for n in notebooks.existing()}
     assert all(EXPECTED.values())
+
+
+@pytest.mark.parametrize("chapter", list(notebooks.existing()))
+def test_the_stored_notebook_and_the_list_of_claims_agree(chapter):
+    """Comparison, reference and margin; `python -m sdhelpers store` writes both at once."""
+    stored = nbformat.read(notebooks.path_of(chapter), as_version=4)
+    assert expectations.expected(stored) == EXPECTED[str(chapter)]
 
 
 # The harness itself: each of these must be caught.
@@ -77,9 +91,20 @@ def test_an_error_in_a_cell_fails_the_chapter_and_keeps_what_ran(tmp_path, monke
 def test_a_missing_and_an_unlisted_claim_fail_the_chapter(tmp_path, monkeypatch):
     path = run_cells(['check("water is wet", 1, ">", 0)'], tmp_path, monkeypatch)
     executed = nbformat.read(path, as_version=4)
-    assert problems(executed, ["water is wet"]) == []
-    assert problems(executed, ["water is wet", "fire is hot"]) == ["missing claim: fire is hot"]
+    water = {"claim": "water is wet", "comparison": ">", "reference": 0, "margin": None}
+    assert problems(executed, [water]) == []
+    assert problems(executed, [water, water | {"claim": "fire is hot"}]) == ["missing claim: fire is hot"]
     assert problems(executed, []) == ["claim not listed in expected_claims.json: water is wet"]
+
+
+def test_a_loosened_claim_fails_the_chapter(tmp_path, monkeypatch):
+    path = run_cells(["dry = 0.1", 'check("water is wet", 0.9, ">", 2 * dry)'], tmp_path, monkeypatch)
+    executed = nbformat.read(path, as_version=4)
+    line = {"claim": "water is wet", "comparison": ">", "reference": "2 * dry", "margin": 0.778}
+    assert expectations.expected(executed) == [line]
+    for change in ({"reference": "4 * dry"}, {"reference": 0.8}, {"comparison": ">="}):
+        (wrong,) = problems(executed, [line | change])
+        assert wrong.startswith("claim compares with > 2 * dry, not ") and wrong.endswith(": water is wet")
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path, monkeypatch):
