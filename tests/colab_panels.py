@@ -5,6 +5,7 @@ panel, its buttons or its thread let fail, and needs no pytest: the rehearsed en
 """
 
 import contextlib
+import functools
 import html
 import re
 import tempfile
@@ -40,24 +41,26 @@ CAT = "a cartoon of a cat on a beach"
 LORAS = ("icon", "hedgehog", "detail")
 
 
+@functools.cache
 def pipeline() -> StableDiffusionPipeline:
+    """One for all panels: each works on its own copy."""
     pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def lora_panel() -> LoraPanel:
-    pipe = pipeline()
+@functools.cache
+def pipeline_with_loras() -> StableDiffusionPipeline:
+    pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
     for name in LORAS:
         pipe.load_lora_weights(models.locate("loras"), weight_name=f"{name}.safetensors", adapter_name=name)
-    return LoraPanel(pipe, LORAS, CAT, steps=2)
+    return pipe
 
 
 def embedding_panel() -> EmbeddingPanel:
-    pipe = pipeline()
-    width = pipe.text_encoder.config.hidden_size
+    width = pipeline().text_encoder.config.hidden_size
     checkpoints = {step: torch.full((3, width), 0.01 * (step + 1)) for step in (0, 20, 40)}
-    return EmbeddingPanel(pipe, "a cartoon of <toy>", "<toy>", checkpoints, num_inference_steps=2)
+    return EmbeddingPanel(pipeline(), "a cartoon of <toy>", "<toy>", checkpoints, num_inference_steps=2)
 
 
 def mask_panel() -> MaskPanel:
@@ -74,7 +77,7 @@ PANELS: dict[str, Callable[[], ui.Widget]] = {
     "Explorer": lambda: Explorer(pipeline(), CAT, sizes=((128, 128), (192, 128)), num_inference_steps=2),
     "PromptPanel": lambda: PromptPanel(pipeline(), "a (cat:1.3) on a beach", num_inference_steps=2),
     "SchedulePanel": lambda: SchedulePanel(pipeline(), "a [cat:dog:{when}]", num_inference_steps=4),
-    "LoraPanel": lora_panel,
+    "LoraPanel": lambda: LoraPanel(pipeline_with_loras(), LORAS, CAT, steps=2),
     "EmbeddingPanel": embedding_panel,
     "PromptBuilder": lambda: PromptBuilder(pipeline(), Prompter(), "a cat at the sea", num_inference_steps=2),
     "MetadataInspector": lambda: MetadataInspector(pipeline()),
