@@ -1,4 +1,4 @@
-"""The list of expected claims: what it keeps of each, how it is written, and the summary of those nearest to failing."""
+"""The list of expected claims: what it keeps of each, how it is written, and the summary of the ones near failing."""
 
 import json
 import runpy
