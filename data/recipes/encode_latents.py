@@ -1,12 +1,13 @@
 """Draw training scenes once and keep their latents, so that the UNet's training never runs the VAE.
 
-    python data/recipes/encode_latents.py --count 120000
+    python data/recipes/encode_latents.py --count 120000 --latent-grid
 
 Writes one .npz for every 20,000 scene numbers to data/recipes/runs/latents/: `numbers` [n], `latents`
-float16 [n, 4, 16, 16] and `boxes` float16 [n, 2, 4], where each object is as parts of the picture's side
-(left, top, right, bottom; zeros for a second object that is not there). Scene number i is the world's random
+float16 [n, 4, 16, 16] and `masks` uint8 [n, 2, 16, 16], how much of each latent's pixels every object covers, from
+0 to 255 (zeros for a second object that is not there). Scene number i is the world's random
 state i with the nouns of nouns.txt; every scene of two objects is kept and every second one of one object, as
 two are harder to learn. Goes on where it stopped. Captions are not stored: they follow from the number.
+`--latent-grid` moves the objects of the same scenes onto whole latents (see `sdhelpers.world.draw`).
 """
 
 import argparse
@@ -24,6 +25,7 @@ from sdhelpers import world
 from sdhelpers.classifier import to_batch
 
 PER_FILE = 20_000
+SIDE = 16  # latents across a picture
 
 
 def chosen(numbers: range, nouns: Sequence[str]) -> list[int]:
@@ -33,31 +35,33 @@ def chosen(numbers: range, nouns: Sequence[str]) -> list[int]:
 
 
 class Scenes(Dataset):
-    """Scenes of given numbers: pixels [3, 128, 128] from -1 to 1, and boxes [2, 4] as in the files."""
+    """Scenes of given numbers: pixels [3, 128, 128] from -1 to 1, and masks [2, 16, 16] as in the files."""
 
-    def __init__(self, numbers: Sequence[int], nouns: Sequence[str]):
-        self.numbers, self.nouns = numbers, nouns
+    def __init__(self, numbers: Sequence[int], nouns: Sequence[str], latent_grid: bool = False):
+        self.numbers, self.nouns, self.latent_grid = numbers, nouns, latent_grid
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, position: int):
-        scene = world.sample(np.random.RandomState(self.numbers[position]), nouns=self.nouns)
-        boxes = torch.zeros(2, 4)
-        boxes[: len(scene.boxes)] = torch.tensor(scene.boxes) / scene.image.width
-        return to_batch([scene.image])[0], boxes
+        rng = np.random.RandomState(self.numbers[position])
+        scene = world.sample(rng, nouns=self.nouns, latent_grid=self.latent_grid)
+        masks = np.zeros((2, SIDE, SIDE), np.uint8)
+        for i, mask in enumerate(scene.masks):
+            masks[i] = np.rint(255 * mask.reshape(SIDE, len(mask) // SIDE, SIDE, -1).mean((1, 3)))
+        return to_batch([scene.image])[0], masks
 
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKL, scenes: Scenes, accelerator: Accelerator, workers: int) -> dict[str, np.ndarray]:
-    """Scaled latents and boxes of these scenes."""
-    parts = {"latents": [], "boxes": []}
-    for pixels, boxes in DataLoader(scenes, batch_size=50, num_workers=workers):
+    """Scaled latents and masks of these scenes."""
+    parts = {"latents": [], "masks": []}
+    for pixels, masks in DataLoader(scenes, batch_size=50, num_workers=workers):
         pixels = pixels.to(accelerator.device, memory_format=torch.channels_last)
         with accelerator.autocast():
             mean = vae.encode(pixels).latent_dist.mode()
         parts["latents"].append((mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16))
-        parts["boxes"].append(boxes.numpy().astype(np.float16))
+        parts["masks"].append(masks.numpy())
     return {"numbers": np.array(scenes.numbers), **{name: np.concatenate(part) for name, part in parts.items()}}
 
 
@@ -67,6 +71,7 @@ def main() -> None:
     parser.add_argument("--nouns", default="nouns.txt")
     parser.add_argument("--vae", default=RUNS / "vae" / "export")
     parser.add_argument("--out", default="latents", help="name of the folder in runs/")
+    parser.add_argument("--latent-grid", action="store_true", help="objects on whole latents")
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -80,7 +85,7 @@ def main() -> None:
         path = folder / f"{first:08d}.npz"
         if path.exists():
             continue
-        scenes = Scenes(chosen(range(first, first + PER_FILE), nouns), nouns)
+        scenes = Scenes(chosen(range(first, first + PER_FILE), nouns), nouns, options.latent_grid)
         arrays = encode(vae, scenes, accelerator, options.workers)
         np.savez(path.with_suffix(".part.npz"), **arrays)
         os.replace(path.with_suffix(".part.npz"), path)

@@ -2,8 +2,9 @@
 
     python data/recipes/evaluate.py --images 256 --save
 
-The judge (a classifier) and pocket CLIP look at images from held-out noun-style-place combinations, at
-20 steps and guidance 7.5. `--save` writes the scores to the model card and a contact sheet beside it.
+The judge (a classifier), pocket CLIP and the world's own drawings (fidelity.py) look at images from held-out
+noun-style-place combinations, at 20 steps and guidance 7.5. `--save` writes the scores to the model card and a
+contact sheet beside it.
 """
 
 import argparse
@@ -13,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from tqdm import tqdm
 
 from assemble import write_card
-from scenes_data import FRESH
+from fidelity import compare, drawn_back
+from scenes_data import FRESH, fresh_scenes
 from sdhelpers import measures, world
 from sdhelpers.classifier import Classifier, Verdict
 from sdhelpers.device import seeded_generator
@@ -38,10 +40,12 @@ class Artist:
     nouns: list[str]
     steps: int = STEPS
     guidance_scale: float = GUIDANCE
+    other: dict = dataclasses.field(default_factory=dict)  # what else the pipeline is called with
 
     @classmethod
-    def from_folder(cls, folder: Path, **settings) -> "Artist":
-        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+    def from_folder(cls, folder: Path, unet: Path | None = None, **settings) -> "Artist":
+        parts = {"unet": UNet2DConditionModel.from_pretrained(unet, dtype=torch.float32)} if unet else {}
+        pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, **parts)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.set_progress_bar_config(disable=True)
@@ -58,6 +62,7 @@ class Artist:
                 generator=generators,
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance_scale,
+                **self.other,
             ).images
         return images
 
@@ -110,6 +115,7 @@ def score_single(artist: Artist, judge: Classifier, scorer: measures.ClipScorer,
     scores["Frechet distance in CLIP space"] = round(
         frechet(scorer.embed_images(images), scorer.embed_images(drawn)), 4
     )
+    scores |= compare(images, decode_again(artist.pipe, drawn), tasks, artist.nouns)
     missed = {}
     for task, flag in zip(tasks, right["noun"]):
         missed.setdefault(task.nouns[0], []).append(flag)
@@ -274,6 +280,7 @@ def main() -> None:
         labelled_grid(astronaut, [f"seed {i}" for i in range(10)], 5).save(options.sheet / "astronaut.webp", quality=88)
         scores |= pair_scores | score_words(artist, 32)
         scores |= score_diversity(artist, scorer) | score_guidance(artist, scorer)
+        scores |= drawn_back(artist.pipe, fresh_scenes(64, nouns=artist.nouns))
     scores = {
         "nouns": len(artist.nouns),
         "images": options.images,

@@ -39,6 +39,7 @@ def arguments(description: str, **defaults: Any) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=defaults.pop("lr"))
     parser.add_argument("--decay", type=float, default=0.3, help="last part of the steps with a falling rate")
     parser.add_argument("--ema", type=float, default=defaults.pop("ema", 0.999))
+    parser.add_argument("--ema-long", type=float, help="also keep an average of this decay (0.9999: a longer one)")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw the world (a GPU wants many)")
     parser.add_argument("--compile", action="store_true", help="compile the loss (minutes once, then faster)")
     parser.add_argument("--save-every", type=float, default=5.0, help="minutes between checkpoints")
@@ -114,9 +115,13 @@ class Training:
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.schedule = schedule
-        self.ema = EMAModel(trained, decay=options.ema, use_ema_warmup=True, power=0.75)
+        self.ema, self.long_ema = (
+            EMAModel(trained, decay=decay, use_ema_warmup=True, power=0.75, foreach=True) if decay else None
+            for decay in (options.ema, options.ema_long)
+        )
+        self.averages = [average for average in (self.ema, self.long_ema) if average]
         self.progress = Progress()
-        self.accelerator.register_for_checkpointing(self.schedule, self.ema, self.progress)
+        self.accelerator.register_for_checkpointing(self.schedule, *self.averages, self.progress)
         self._resume()
 
     def _resume(self) -> None:
@@ -126,7 +131,8 @@ class Training:
         if checkpoint.exists():
             self.accelerator.load_state(checkpoint)
             self.progress.samples = self.progress.samples or self.progress.step * self.options.batch
-            self.ema.to(self.device)
+            for average in self.averages:
+                average.to(self.device)
             for group in self.optimizer.param_groups:
                 group["initial_lr"] = self.options.lr
             self.schedule.base_lrs = [self.options.lr] * len(self.schedule.base_lrs)
@@ -183,7 +189,8 @@ class Training:
                 self.optimizer.step()
             self.optimizer.zero_grad()
             self.schedule.step()
-            self.ema.step([p for p in self.model.parameters() if p.requires_grad])
+            for average in self.averages:
+                average.step([p for p in self.model.parameters() if p.requires_grad])
             progress.step += 1
             progress.samples += options.batch
             for key, value in {"loss": loss, **metrics}.items():
@@ -215,10 +222,10 @@ class Training:
             flush=True,
         )
 
-    def averaged_model(self) -> torch.nn.Module:
-        """The model with its averaged weights, in evaluation mode on the CPU in float32."""
+    def averaged_model(self, average: EMAModel | None = None) -> torch.nn.Module:
+        """The model with its averaged weights (or another average's), in evaluation mode on the CPU in float32."""
         model = self.accelerator.unwrap_model(self.model)
-        self.ema.copy_to([p for p in model.parameters() if p.requires_grad])
+        (average or self.ema).copy_to([p for p in model.parameters() if p.requires_grad])
         return model.to("cpu", memory_format=torch.contiguous_format).float().eval()
 
     def facts(self) -> dict[str, Any]:

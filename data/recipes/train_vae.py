@@ -8,7 +8,11 @@ small KL term that keeps the latents near a unit normal. A quarter of the batche
 and ask for the mirrored picture, which makes the latent space simpler for the UNet to learn.
 
 `--decoder-only` trains on with the encoder frozen: the latents stay what they are, so a UNet trained on
-them stays right, and only the pictures get crisper.
+them stays right, and only the pictures get crisper. With `--restorer UNET` besides, the decoder learns from latents
+as they are when a picture has been generated (restorer.py):
+
+    python data/recipes/train_vae.py --decoder-only --restorer data/recipes/checkpoints/unet2 \\
+        --init data/pocket/sd15/vae --run restorer --crop 0 --batch 8 --steps 6000 --lr 3e-4
 """
 
 import json
@@ -19,6 +23,7 @@ from diffusers import AutoencoderKL
 
 from loop import Training, arguments
 from scenes_data import Images, fresh_scenes
+from sdhelpers import models
 from sdhelpers.images import to_tensor
 from sdhelpers.measures import psnr
 
@@ -56,7 +61,10 @@ def loss_of(vae: AutoencoderKL, pixels: torch.Tensor, mirror: torch.Tensor, kl_w
 
 
 def decoder_loss_of(vae: AutoencoderKL, latents: torch.Tensor, target: torch.Tensor):
-    decoded = vae.decode(latents).sample.float()
+    return pixel_loss_of(vae.decode(latents).sample.float(), target)
+
+
+def pixel_loss_of(decoded: torch.Tensor, target: torch.Tensor):
     l1, mse = F.l1_loss(decoded, target), F.mse_loss(decoded, target)
     edges = sum(F.l1_loss(a, b) for a, b in zip(differences(decoded), differences(target)))
     return l1 + 0.5 * edges + 4.0 * mse, {"psnr": -10 * torch.log10(mse.detach() / 4), "edges": edges}
@@ -94,7 +102,9 @@ def even_out_channels(vae: AutoencoderKL, count: int = 512) -> None:
 
 
 def main() -> None:
-    options = arguments(__doc__, steps=16_000, batch=32, lr=1e-3, kl=3e-4, crop=64, decoder_only=False)
+    options = arguments(__doc__, steps=16_000, batch=32, lr=1e-3, kl=3e-4, crop=64, decoder_only=False, restorer="")
+    if options.restorer and (options.crop or not options.decoder_only):
+        raise SystemExit("--restorer needs whole pictures and a frozen encoder: add --decoder-only --crop 0.")
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(options.init, dtype=torch.float32) if options.init else AutoencoderKL(**CONFIG)
     if options.decoder_only:
@@ -117,7 +127,13 @@ def main() -> None:
         return torch.where(flipped, latents.flip(-1), latents), torch.where(flipped, pixels.flip(-1), pixels)
 
     images = Images(128, options.crop or None)
-    if options.decoder_only:
+    if options.restorer:
+        from restorer import CaptionedScenes, Restorer, collate_captioned  # that module uses this one
+
+        restorer = Restorer(vae, options.restorer, models.POCKET / "clip", training.device)
+        training.run(CaptionedScenes(models.nouns()), restorer.prepare, restorer.loss_of, collate_captioned)
+        vae = training.averaged_model()
+    elif options.decoder_only:
         training.run(images, prepare_latents, decoder_loss_of)
         vae = training.averaged_model()
     else:

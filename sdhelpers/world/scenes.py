@@ -13,6 +13,7 @@ from sdhelpers.world.places import Place, draw_place
 FLYING = ("butterfly", "bee", "airplane", "helicopter", "rocket", "UFO", "balloon", "moon", "star", "rainbow")
 SIZES = (0.50, 0.56, 0.62, 0.68, 0.75)  # an only object's longer side, as a part of the image
 GRID = 32  # positions are multiples of 1/GRID of the image
+LATENT_GRID = 16  # or, where a drawing shall always fall on the latents alike, of 1/LATENT_GRID
 
 
 @dataclasses.dataclass
@@ -127,6 +128,24 @@ def _top_at(pixels: np.ndarray, column: int) -> int:
     return int(rows[0]) if len(rows) else 0
 
 
+def _on_latent_grid(figures: list[_Figure], size: int) -> list[_Figure]:
+    """The figures moved until every middle and lower edge is a multiple of 1/LATENT_GRID of the image.
+
+    What sits on something is the first of two: its lower edge goes down with the other's and on to the next line
+    of the grid, never up, so that it does not hover.
+    """
+    cell = size // LATENT_GRID
+    moved = []
+    for figure in reversed(figures):
+        height, width = figure.pixels.shape[:2]
+        middle = round((figure.left + width // 2) / cell) * cell
+        base = round(figure.bottom / cell) * cell
+        if moved and figure.bottom < figures[1].bottom:
+            base = -(-(figure.bottom + moved[0].bottom - figures[1].bottom) // cell) * cell
+        moved.insert(0, _Figure(figure.pixels, middle - width // 2, base - height))
+    return moved
+
+
 def _background_depth(place: Place, size: int) -> np.ndarray:
     """Far above the horizon, nearer with every row below it; a plain colour is a wall at the back."""
     rows = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -135,11 +154,13 @@ def _background_depth(place: Place, size: int) -> np.ndarray:
     return np.repeat(ramp[:, None], size, axis=1).astype(np.float32)
 
 
-def _compose(description, place, size, rng):
+def _compose(description, place, size, rng, latent_grid):
     """Shadows first, then the figures from back to front; a rider sits behind its mount's back."""
     figures = (
         _single(description, place, size, rng) if len(description.nouns) == 1 else _pair(description, place, size, rng)
     )
+    if latent_grid:
+        figures = _on_latent_grid(figures, size)
     canvas, depth = place.pixels.astype(np.uint16), _background_depth(place, size)
     back_to_front = list(range(len(figures)))
     standing = back_to_front if description.relation in (None, "next to") else [1]
@@ -219,13 +240,21 @@ def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def draw(description: Description, rng: np.random.RandomState, size: int = 128, caption: str = "") -> Scene:
+def draw(
+    description: Description,
+    rng: np.random.RandomState,
+    size: int = 128,
+    caption: str = "",
+    latent_grid: bool = False,
+) -> Scene:
     """Draw a description. The same description, random state and size give the same pixels.
 
+    With `latent_grid` the same scene has its objects moved by a few pixels, so that a VAE that takes 16 steps
+    across the picture meets each drawing of one size in one position to its grid, not in four (no random number more).
     Raises ValueError for a noun, style, place or quality that the world does not have.
     """
     place = draw_place(description.place, rng, size)
-    canvas, masks, depth, front_to_back = _compose(description, place, size, rng)
+    canvas, masks, depth, front_to_back = _compose(description, place, size, rng, latent_grid)
     if description.quality == "cropped":
         canvas, masks, depth = _crop(canvas, masks, depth, rng)
     edges = np.any([outline(mask) for mask in masks], axis=0)
@@ -241,6 +270,6 @@ def draw(description: Description, rng: np.random.RandomState, size: int = 128, 
     )
 
 
-def sample(rng: np.random.RandomState, size: int = 128, **vocabulary) -> Scene:
+def sample(rng: np.random.RandomState, size: int = 128, latent_grid: bool = False, **vocabulary) -> Scene:
     """A random scene that training may see. `vocabulary` may narrow `nouns` and `styles`, see `describe`."""
-    return draw(describe(rng, **vocabulary), rng, size)
+    return draw(describe(rng, **vocabulary), rng, size, latent_grid=latent_grid)
