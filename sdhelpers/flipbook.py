@@ -70,7 +70,7 @@ def encode(sheet: Image.Image) -> bytes:
     made = (to_webp(sheet, quality=quality) for quality in QUALITIES)
     lossy = next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=QUALITIES[-1])
     if sheet.getcolors(PLOT_COLOURS):
-        exact = to_webp(sheet.quantize(32, dither=Image.Dither.NONE).convert("RGB"), lossless=True, quality=100)
+        exact = to_webp(sheet.quantize(16, dither=Image.Dither.NONE).convert("RGB"), lossless=True, quality=100)
         return exact if len(exact) < 1.5 * len(lossy) else lossy
     return lossy
 

@@ -25,6 +25,7 @@ from sdhelpers.embeddings_files import (
     token_names,
     write,
 )
+from sdhelpers.panel import BLANK
 
 WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text(encoding="utf-8"))["hidden_size"]
 any_file = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -293,6 +294,15 @@ def test_the_panel_puts_into_the_pipeline_what_its_sliders_say(panel, step, coun
     assert torch.equal(table(panel.pipe)[ids], scale * panel.checkpoints[step][:count])
     assert len(panel.pipe.tokenizer.get_vocab()) == min(ids) + count, "no vectors of an earlier setting are left"
     assert all(name in panel.expanded for name in token_names("<toy>", count))
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_the_panel_draws_at_its_ends(panel, end):
+    panel.step.value = panel.step.options[0 if end == "min" else -1]
+    for control in (panel.vectors, panel.scale, panel.seed):
+        control.value = getattr(control, end)
+    panel.draw_button.click()
+    assert panel.message.value == "" and panel.picture.value != BLANK
 
 
 def test_the_panel_begins_with_everything_and_draws(panel):

@@ -11,7 +11,7 @@ from sdhelpers.metadata import read_image, save_image
 from sdhelpers.metadata.generation import generate_and_record, model_source
 from sdhelpers.metadata.inspector import MetadataInspector
 from sdhelpers.metadata.png import with_texts
-from sdhelpers.widgets import Settings
+from sdhelpers.widgets import LARGEST_SEED, Settings
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,21 @@ def test_the_panel_and_a_cell_draw_side_by_side(panel, pipe, made):
         return panel.second.value
 
     assert_apart(pipe, draws)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings("", seed=0, guidance_scale=1, num_inference_steps=1, scheduler="Euler", width=64, height=64),
+        Settings("cat " * 500, "dog", LARGEST_SEED, 20, 8, "DPM++ 2M Karras", 192, 128),
+    ],
+    ids=["least", "most"],
+)
+def test_the_smallest_and_the_largest_settings_are_drawn_again(panel, pipe, tmp_path, settings):
+    image, data = generate_and_record(pipe, settings, model_source("sd15"))
+    choose(panel, "cat.png", save_image(image, data, tmp_path / "cat.png").read_bytes())
+    panel.draw_button.click()
+    assert panel.message.value == "Drawn again: not a pixel differs."
 
 
 def test_texts_from_files_cannot_become_html(panel, made):

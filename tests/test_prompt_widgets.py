@@ -104,6 +104,14 @@ def test_the_prompt_panel_takes_its_shortest_and_longest_prompts(prompt_panel, p
     click(prompt_panel)
 
 
+@pytest.mark.parametrize("seed", ["min", "max"])
+def test_the_seed_works_at_its_ends(prompt_panel, schedule_panel, seed):
+    for panel in (prompt_panel, schedule_panel):
+        usual = click(panel).tobytes()
+        panel.seed.value = getattr(panel.seed, seed)
+        assert click(panel).tobytes() != usual
+
+
 def test_a_mistake_is_shown_in_the_panel_and_goes_away(prompt_panel, schedule_panel):
     for panel, message in ((prompt_panel, "changes from step to step"), (schedule_panel, "must not overlap")):
         before = panel.reading.value
