@@ -23,7 +23,6 @@ from PIL import Image
 
 from sdhelpers import models
 from sdhelpers.embedding_widgets import EmbeddingPanel
-from sdhelpers.flipbook import Flipbook
 from sdhelpers.lora_widgets import LoraPanel
 from sdhelpers.masks import MaskPanel
 from sdhelpers.metadata import save_image
@@ -68,11 +67,6 @@ def mask_panel() -> MaskPanel:
     return MaskPanel(picture, lambda words: torch.linspace(0, 1, 32 * 32).reshape(32, 32), "the sky")
 
 
-def flipbook() -> Flipbook:
-    colours = ["red", "green", "blue"]
-    return Flipbook([Image.new("RGB", (12, 8), colour) for colour in colours], colours)
-
-
 PANELS: dict[str, Callable[[], ui.Widget]] = {
     "Explorer": lambda: Explorer(pipeline(), CAT, sizes=((128, 128), (192, 128)), num_inference_steps=2),
     "PromptPanel": lambda: PromptPanel(pipeline(), "a (cat:1.3) on a beach", num_inference_steps=2),
@@ -82,7 +76,6 @@ PANELS: dict[str, Callable[[], ui.Widget]] = {
     "PromptBuilder": lambda: PromptBuilder(pipeline(), Prompter(), "a cat at the sea", num_inference_steps=2),
     "MetadataInspector": lambda: MetadataInspector(pipeline()),
     "MaskPanel": mask_panel,
-    "Flipbook": flipbook,
 }
 
 
