@@ -38,17 +38,22 @@ def _seconds(function: Callable[[Any], Any], argument: Any, repeats: int) -> flo
     return time.thread_time() - started
 
 
-def calls(function: Callable[[], Any]) -> int:
-    """How many functions, Python's and built-in ones, are called while `function` runs: the same on every computer."""
+def calls(function: Callable[[Any], Any], argument: Any, refusal: type[Exception]) -> int:
+    """How many functions, Python's and built-in ones, are called until `function` returns or refuses its argument.
+
+    The same on every computer; what happens inside one built-in function is not seen.
+    """
     counted, before = 0, sys.getprofile()
 
-    def count(frame, event: str, argument) -> None:
+    def count(frame, event: str, called) -> None:
         nonlocal counted
         counted += event in ("call", "c_call")
 
     sys.setprofile(count)
     try:
-        function()
+        function(argument)
+    except refusal:
+        pass
     finally:
         sys.setprofile(before)
     return counted
