@@ -67,12 +67,12 @@ class Flipbook:
 
 def encode(sheet: Image.Image) -> bytes:
     """The sheet as a small WebP file: a plot exact but of few colours, pictures as good as MOST_BYTES allow."""
-    made = (to_webp(sheet, quality=quality) for quality in QUALITIES)
-    lossy = next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=QUALITIES[-1])
     if sheet.getcolors(PLOT_COLOURS):
         exact = to_webp(sheet.quantize(16, dither=Image.Dither.NONE).convert("RGB"), lossless=True, quality=100)
-        return exact if len(exact) < 1.5 * len(lossy) else lossy
-    return lossy
+        if len(exact) <= MOST_BYTES:
+            return exact
+    made = (to_webp(sheet, quality=quality) for quality in QUALITIES)
+    return next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=QUALITIES[-1])
 
 
 def to_webp(image: Image.Image, **options) -> bytes:
