@@ -20,6 +20,7 @@ from sdhelpers.paths import PYPROJECT, ROOT
 # The only libraries that do not stay as the runtime has them, and why. All others stay: the runtime's own builds
 # fit its GPU driver and its page, and numpy, pillow and matplotlib are loaded before the first cell runs.
 REPLACED = {
+    "peft": "0.20 stops at the notes (kasa_config) that 0.21 wrote into the LoRA files of this repository",
     "transformers": "from 5.6 on CLIPTextModel.text_model is gone, which clip_skip, long prompts and Compel need",
 }
 NEEDED_EVERYWHERE = ("torch", "diffusers", "transformers", "ipywidgets")
