@@ -6,6 +6,7 @@ Imports only the standard library until the pinned libraries are known to be the
 import argparse
 import ast
 import io
+import os
 import subprocess
 import sys
 import webbrowser
@@ -43,7 +44,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--threads", type=int, help="threads of the processor")
     bench.add_argument("--save", type=Path, help="JSON file; a run that was broken off goes on there")
     bench.add_argument("--compile", action="store_true", help="torch.compile on a CPU too (minutes)")
-    commands.add_parser("test", help="run the tests; further arguments go to pytest")
+    command = commands.add_parser("test", help="run the tests; further arguments go to pytest")
+    command.add_argument("--laptop", action="store_true", help="compute as on a processor that has AVX2 alone")
     commands.add_parser("lint", help="check the code with ruff")
     relink = commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
     relink.add_argument("--from-remote", action="store_true", help="first take the address from git's origin")
@@ -110,7 +112,8 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def test(options: argparse.Namespace) -> int:
-    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=paths.ROOT).returncode
+    env = os.environ | (environment.LAPTOP if options.laptop else {})
+    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=paths.ROOT, env=env).returncode
 
 
 def lint(options: argparse.Namespace) -> int:

@@ -22,6 +22,11 @@ STAMP = "sdhelpers-lock"
 PYTHONS = ((3, 11), (3, 13))
 GB = 1e9
 
+# A processor of the large kind computes like a laptop with AVX2 alone when the libraries are told to use no more:
+# oneDNN (convolutions, and products of 16-bit numbers, which then have no instructions of their own), MKL (products
+# of 32-bit numbers) and PyTorch's own loops. They listen on Intel's and AMD's processors, and only at their start.
+LAPTOP = {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+
 
 class SetupError(RuntimeError):
     """The environment cannot be made; the message says what to do."""

@@ -40,8 +40,10 @@ def allocate(megabytes: int) -> tuple[int, int, int]:
     """Peaks in bytes: of a block that is filled and dropped, after a reset, and of a second such block."""
     with MemoryMeter("cpu") as meter, tidy_memory():
         before = meter.now()
-        torch.ones(megabytes * 250_000)
-        time.sleep(0.02)
+        block = torch.ones(megabytes * 250_000)
+        while meter._peak - before < block.nbytes / 2:  # until the watching thread has seen it
+            time.sleep(0.005)
+        del block
         first = meter.peak - before
         meter.reset()
         between = meter.peak - before
@@ -52,7 +54,7 @@ def allocate(megabytes: int) -> tuple[int, int, int]:
 def test_the_meter_sees_memory_that_was_held_and_forgets_it_when_told():
     first, between, second = in_fresh_process(allocate, 300)
     assert first == pytest.approx(300e6, rel=0.1)
-    assert between < 30e6
+    assert between < first / 10
     assert second == pytest.approx(300e6, rel=0.1)
 
 
@@ -296,7 +298,7 @@ def test_the_command_prints_and_saves_every_row(results):
 def test_the_measured_rows_are_plausible(results):
     fp32, bf16, xformers, two = json.loads(results[0].read_text(encoding="utf-8"))["rows"]
     assert fp32["weights"] / 2 < bf16["weights"] < fp32["weights"]
-    assert fp32["weights"] < fp32["memory"] < fp32["weights"] + 300e6
+    assert fp32["weights"] < fp32["memory"] < 3 * fp32["weights"]
     assert bf16["memory"] < fp32["memory"] < two["memory"]
     assert fp32["difference"] == 0 and 0 < bf16["difference"] < 0.1 and two["difference"] < 0.001
     assert 0 < fp32["share"] < 1

@@ -1,6 +1,7 @@
 """Pins from one source, a doctor that says what to do, a command line that fails in words."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -289,3 +290,23 @@ def test_the_readmes_commands_hold_at_any_address():
     assert "OWNER" not in prose and "git clone --depth 1 ADDRESS" in prose
     for line in re.findall(r"^ +python3? -m sdhelpers (.*)$", prose, re.MULTILINE):
         assert command_line.parse(line.split()).command in command_line.COMMANDS
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="the switches are for Intel and AMD")
+def test_a_rehearsed_laptop_has_no_fast_16_bit_arithmetic(monkeypatch):
+    program = (
+        "import torch; from sdhelpers.device import slowness; formats = torch.float16, torch.bfloat16\n"
+        "print(torch.backends.cpu.get_cpu_capability(), *map(slowness, formats), sep='|')"
+    )
+    seen = {}
+    monkeypatch.setattr(command_line.subprocess, "run", lambda command, **how: seen.update(how) or Done())
+    command_line.main(["test", "--laptop", "-k", "nothing"])
+    monkeypatch.undo()
+    found = subprocess.run([sys.executable, "-c", program], env=seen["env"], capture_output=True, text=True, check=True)
+    capability, *formats = found.stdout.strip().split("|")
+    assert capability == "AVX2"
+    assert all("times slower than float32" in text for text in formats)
+
+
+class Done:
+    returncode = 0

@@ -139,7 +139,7 @@ def test_the_recipes_evaluation_sees_only_what_training_did_not():
 
 
 def test_the_drawings_recognise_drawn_scenes_after_the_vae(pipe):
-    """The untrained judge's ceiling is far above what generated pictures reach: it can be trusted to tell them apart."""
+    """The untrained judge's ceiling is far above what generated pictures reach: it can tell them apart."""
     import fidelity
     from evaluate import decode_again, held_out_tasks
 

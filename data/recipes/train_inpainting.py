@@ -95,7 +95,7 @@ def encode(vae: AutoencoderKL, numbers: list[int]) -> dict[str, np.ndarray]:
 
     def latents_of(pixels: torch.Tensor) -> np.ndarray:
         pixels = pixels.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision() == "bf16"):
             latents = vae.encode(pixels).latent_dist.mode().float()
         return (latents * vae.config.scaling_factor).half().numpy()
 

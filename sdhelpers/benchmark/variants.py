@@ -90,7 +90,7 @@ def stored_as(dtype: torch.dtype) -> Apply:
     return apply
 
 
-variant("fp16-weights", "UNet weights stored as fp16, computed in fp32", "half of fp32's UNet")(stored_as(torch.float16))
+variant("fp16-weights", "UNet weights stored as fp16, computed in fp32", "half the UNet")(stored_as(torch.float16))
 variant("bf16-weights", "UNet weights stored as bf16, computed in fp32", "the same")(stored_as(torch.bfloat16))
 variant("fp8-weights", "UNet weights stored in 8 bits", "a quarter of fp32's UNet, slower")(
     stored_as(torch.float8_e4m3fn)
