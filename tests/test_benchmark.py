@@ -41,7 +41,9 @@ def allocate(megabytes: int) -> tuple[int, int, int]:
     with MemoryMeter("cpu") as meter, tidy_memory():
         before = meter.now()
         block = torch.ones(megabytes * 250_000)
-        while meter._peak - before < block.nbytes / 2:  # until the watching thread has seen it
+        for _ in range(10_000):
+            if meter._peak - before > block.nbytes / 2:  # the watching thread has seen it
+                break
             time.sleep(0.005)
         del block
         first = meter.peak - before
