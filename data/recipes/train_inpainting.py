@@ -21,7 +21,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from torch.utils.data import DataLoader, Dataset
 
 from encode_latents import chosen
-from loop import RUNS, Training, arguments
+from loop import RUNS, Training, arguments, precision
 from sdhelpers import models, world
 from sdhelpers.classifier import to_batch
 from train_unet import Conditioning, Latents
