@@ -6,7 +6,7 @@
     python data/recipes/sweep.py --guidance                                           # only what is drawn back
 
 The trained judge's and the drawings' shares of right nouns, the drawing's error and the sharpness beside drawn scenes
-after the VAE (fidelity.py). `--sheet` keeps the last setting's first 64 pictures, with the seeds 0 to 63.
+after the VAE (fidelity.py). `--sheet` keeps the first 64 pictures of each scale, with the seeds 0 to 63, small.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> None:
         scores = {"setting": name, "steps": STEPS, "images": options.images, "judge": judged}
         print(json.dumps(scores | compare(images, ceiling, tasks, artist.nouns)), flush=True)
         if options.sheet:
-            contact_sheet(images[:64]).save(options.sheet, quality=80)
+            contact_sheet(images[:64]).save(options.sheet.with_stem(f"{options.sheet.stem}-{scale:g}"), quality=80)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ class Conditioning:
         shows as a whole, so they grow by 1/sqrt(SNR). The others have log SNR as `LOG_SNR` says, with the weights
         of a loss on the velocity, 1 + 1/SNR: the smaller the noise, the better it must be known.
         """
-        even = round(EVEN * count)
+        even = even_part(count)
         spread = self._evenly(even)
         steps = len(self.snr)
         snr = self.snr[(spread * steps).long()]
@@ -156,7 +156,12 @@ class Conditioning:
         """Mean square error of the predicted noise, weighted as `time_steps` says."""
         predicted = unet(noisy, timesteps, text_embeddings).sample.float()
         each = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
-        return (weights * each).mean(), {"plain_mse": each[: round(EVEN * len(each))].mean()}
+        return (weights * each).mean(), {"plain_mse": each[: even_part(len(each))].mean()}
+
+
+def even_part(count: int) -> int:
+    """How many of a batch have evenly spread time steps; they come first."""
+    return max(1, round(EVEN * count))
 
 
 class WatchedAttention:
