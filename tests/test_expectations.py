@@ -112,7 +112,8 @@ def test_the_summary_lists_what_is_nearest_to_failing(tmp_path, capsys):
     report = tmp_path / "report.xml"
     report.write_text(
         "<testsuites><testsuite><testcase name='test_chapter[3]'><properties>"
-        f"<property name='seconds' value='12.3'/>{lines}</properties></testcase></testsuite></testsuites>"
+        f"<property name='seconds' value='12.3'/>{lines}</properties></testcase></testsuite></testsuites>",
+        encoding="utf-8",
     )
     summary["main"](report)
     printed = capsys.readouterr().out

