@@ -1,6 +1,6 @@
 """The last stage of the UNet's training: give guidance scale 7.5 the meaning that it has in Stable Diffusion.
 
-    python data/recipes/guidance_scale.py --init data/recipes/checkpoints/unet2 --k 0.4 --steps 2000
+    python data/recipes/guidance_scale.py --init data/recipes/runs/unet2/export --k 0.4 --steps 2000
 
 A pipeline draws with `empty + scale * (text - empty)`. The published model's captions are loose, so it needs a scale
 of 7.5; ours are exact, and 3 is enough, more makes blotches. Here the UNet learns to answer a text with
@@ -46,7 +46,7 @@ class Blunting:
 def main() -> None:
     options = arguments(__doc__, steps=2_000, batch=32, lr=1e-4, ema=0.995, k=0.4, latents="latents")
     if not options.init:
-        raise SystemExit("Which UNet shall learn it? Give --init, for instance data/recipes/checkpoints/unet2.")
+        raise SystemExit("Which UNet shall learn it? Give --init, for instance data/recipes/runs/unet2/export.")
     unet = UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
     teacher = copy.deepcopy(unet).to(memory_format=torch.channels_last)
     training = Training("guidance_scale", unet, options)

@@ -2,7 +2,7 @@
 
     python data/recipes/sweep.py --images 80 --guidance 2 3 5 7.5
     python data/recipes/sweep.py --images 80 --guidance 5 7.5 --interval 150 850      # guidance only between
-    python data/recipes/sweep.py --unet data/recipes/checkpoints/unet2 --images 200 --guidance 3 7.5 --sheet way.webp
+    python data/recipes/sweep.py --unet data/recipes/runs/unet2/export --images 200 --guidance 3 7.5 --sheet way.webp
     python data/recipes/sweep.py --guidance                                           # only what is drawn back
 
 The trained judge's and the drawings' shares of right nouns, the drawing's error and the sharpness beside drawn scenes

@@ -11,7 +11,7 @@ and ask for the mirrored picture, which makes the latent space simpler for the U
 them stays right, and only the pictures get crisper. With `--restorer UNET` besides, the decoder learns from latents
 as they are when a picture has been generated (restorer.py):
 
-    python data/recipes/train_vae.py --decoder-only --restorer data/recipes/checkpoints/unet2 \\
+    python data/recipes/train_vae.py --decoder-only --restorer data/recipes/runs/unet2/export \\
         --init data/pocket/sd15/vae --run restorer --crop 0 --batch 8 --steps 6000 --lr 3e-4
 """
 
