@@ -32,6 +32,12 @@ def test_the_constraints_agree_with_pyproject():
     assert len(pins(direct)) == len(direct), "every dependency is pinned with =="
 
 
+def test_one_package_owns_opencv():
+    """controlnet_aux brings the headless one; a second (opencv-python) would write over its files."""
+    locked = pins((ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").split("\n"))
+    assert [name for name in locked if name.startswith("opencv")] == ["opencv-python-headless"]
+
+
 def test_the_conda_environment_takes_its_pins_from_pyproject():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     assert "--constraint .ci/constraints.txt" in text and f"--editable .[{','.join(environment.EXTRAS)}]" in text
