@@ -253,12 +253,13 @@ def near(colour: tuple[int, ...], name: str) -> bool:
 @pytest.fixture
 def opened(browser, stored):
     """The page without a kernel and without a network; errors in its scripts are fatal."""
-    tab = browser.new_context(offline=True).new_page()
-    errors = []
+    context = browser.new_context(offline=True)
+    tab, errors = context.new_page(), []
     tab.on("pageerror", lambda error: errors.append(error))
     tab.goto(stored)
     tab.locator("input[type=range]").first.wait_for()
     yield tab
+    context.close()
     assert errors == []
 
 
