@@ -29,14 +29,15 @@ SLOW = 0.25  # with less than this share of float32's speed a number format is n
 def relative_speed(dtype: torch.dtype, device: str = "cpu") -> float:
     """How many times as fast as float32 matrices of a dtype are multiplied here. Built in chapter 7.
 
-    Measured, never looked up by the processor's name: products of [256, 256], which take less than a tenth of
-    a second even where 16-bit arithmetic is forty times slower. Remembered while the process lives.
+    Measured, never looked up by the processor's name: on a processor products of [256, 256], which take less
+    than a tenth of a second even where 16-bit arithmetic is forty times slower. Remembered while the process lives.
     """
     return _product_seconds(torch.float32, device) / _product_seconds(dtype, device)
 
 
-def _product_seconds(dtype: torch.dtype, device: str, side: int = 256, repeats: int = 3) -> float:
-    """Seconds of one product of two square matrices, the best of some."""
+def _product_seconds(dtype: torch.dtype, device: str, side: int | None = None, repeats: int = 3) -> float:
+    """Seconds of one product of two square matrices, the best of some; a GPU needs larger ones to show its speed."""
+    side = side or (256 if device == "cpu" else 4096)
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(repeats):
