@@ -43,8 +43,11 @@ def python_of(environment: Path) -> Path:
 
 
 def lock_digest() -> str:
-    """Changes when the pins do: a hash of pyproject.toml, the constraints and the Python version."""
-    digest = hashlib.sha256(str(sys.version_info[:2]).encode())
+    """Changes when the pins do: a hash of pyproject.toml, the constraints, the Python version and the checkout's place.
+
+    The environment holds this checkout's own path, so that one shared by two checkouts is made again.
+    """
+    digest = hashlib.sha256(f"{sys.version_info[:2]} {ROOT}".encode())
     for path in (PYPROJECT, CONSTRAINTS):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -81,6 +81,12 @@ def made(tmp_path):
     return tmp_path, lambda text: (tmp_path / environment.STAMP).write_text(text, encoding="utf-8")
 
 
+def test_another_checkout_makes_the_environment_its_own(monkeypatch, tmp_path):
+    here = environment.lock_digest()
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment.lock_digest() != here
+
+
 def test_a_half_made_environment_is_not_ready(made):
     folder, stamp = made
     assert not environment.is_ready(folder)
