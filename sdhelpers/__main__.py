@@ -12,7 +12,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from sdhelpers import environment, paths
+from sdhelpers import paths
+from sdhelpers.book import environment
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -67,23 +68,25 @@ def value(text: str):
 
 
 def doctor(options: argparse.Namespace) -> int:
-    findings = list(environment.examine())
-    print(environment.report(findings))
+    from sdhelpers.book.doctor import examine, report
+
+    findings = list(examine())
+    print(report(findings))
     return int(any(f.advice and f.essential for f in findings))
 
 
 def run(options: argparse.Namespace) -> int:
-    from sdhelpers import notebooks
+    from sdhelpers.book import chapters
 
     parameters = {name: value(text) for name, text in options.parameter}
     if options.tier:
         parameters["tier"] = options.tier
     try:
-        executed = notebooks.run(options.chapter, options.out, parameters).path
-    except notebooks.ChapterError as error:
+        executed = chapters.run(options.chapter, options.out, parameters).path
+    except chapters.ChapterError as error:
         print(error, file=sys.stderr)
         return 1
-    page = notebooks.to_html(executed)
+    page = chapters.to_html(executed)
     print(f"Chapter {options.chapter} ran to its end: {executed}\nTo read it in a browser: {page}")
     if options.open:
         webbrowser.open(page.resolve().as_uri())
@@ -91,11 +94,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def store(options: argparse.Namespace) -> int:
-    from sdhelpers import notebooks
+    from sdhelpers.book import chapters, store
 
     try:
-        print("Stored", notebooks.store(options.chapter, options.out))
-    except notebooks.ChapterError as error:
+        print("Stored", store.store_chapter(options.chapter, options.out))
+    except chapters.ChapterError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -123,7 +126,7 @@ def lint(options: argparse.Namespace) -> int:
 
 
 def relink(options: argparse.Namespace) -> int:
-    from sdhelpers import address, notebooks
+    from sdhelpers.book import address, links
 
     if options.from_remote:
         try:
@@ -131,7 +134,7 @@ def relink(options: argparse.Namespace) -> int:
         except address.AddressError as error:
             print(error, file=sys.stderr)
             return 1
-    for path in notebooks.relink():
+    for path in links.relink():
         print("Rewrote", path)
     return 0
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from IPython.display import display
 
-from sdhelpers.hub import check_tier
+from sdhelpers.models import check_tier
 
 MIME = "application/vnd.sdhelpers.claim+json"
 OPERATORS: dict[str, Callable[[float, float], bool]] = {

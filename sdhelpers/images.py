@@ -1,5 +1,6 @@
 """Tensors to images and back, grids, labelled strips."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,3 +62,10 @@ def _wrap(label: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
         else:
             lines.append(word)
     return lines or [""]
+
+
+def to_png(image: Image.Image) -> bytes:
+    """The image as a PNG file's bytes."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -4,6 +4,7 @@ The package reads the notebooks, the models and the drawings from the checkout t
 holds none of these: there `checkout` says so.
 """
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,3 +29,10 @@ def checkout() -> Path:
     if not (PYPROJECT.is_file() and NOTEBOOKS.is_dir()):
         raise CheckoutError(MISSING)
     return ROOT
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename, so that a break leaves the old file; line ends stay as they are."""
+    temporary = path.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)

@@ -35,8 +35,7 @@ from transformers import (
 
 from loop import RECIPES, RUNS
 from sdhelpers import models
-from sdhelpers.hub import sha256
-from sdhelpers.models import POCKET
+from sdhelpers.models import POCKET, sha256
 
 SHARD = "14MB"
 CURVES = RECIPES / "curves"
@@ -174,7 +173,7 @@ MODELS = {
 RUN_NAMES = ("vae", "clip", "unet", "classifier", "community", "clipseg", "safety", "inpainting")
 RUN_NAMES += ("prompter", "lora_icon", "lora_hedgehog", "lora_detail")
 
-# What a model takes from others, for sdhelpers.completion; those others are assembled before it.
+# What a model takes from others, for sdhelpers.models.compose; those others are assembled before it.
 SHARED = {
     "clipseg": {
         "tensors": {"from": "clip", "rename": {"": "clip."}, "into": "model.safetensors"},

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from loop import RECIPES, RUNS, precision
 from sdhelpers import world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 
 PER_FILE = 20_000
 SIDE = 16  # latents across a picture

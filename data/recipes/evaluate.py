@@ -20,10 +20,11 @@ from tqdm import tqdm
 from assemble import write_card
 from fidelity import compare, drawn_back
 from scenes_data import FRESH, fresh_scenes
-from sdhelpers import measures, world
-from sdhelpers.classifier import Classifier, Verdict
+from sdhelpers import world
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import labelled_grid
+from sdhelpers.measures import clip, pixels
+from sdhelpers.measures.judge import Classifier, Verdict
 from sdhelpers.models import POCKET
 from sdhelpers.world import Description
 from sdhelpers.world.captions import MOUNTS, RIDERS, held_out_descriptions, pick, write_caption
@@ -96,7 +97,7 @@ def share(flags) -> float:
     return round(sum(flags) / len(flags), 4)
 
 
-def score_single(artist: Artist, judge: Classifier, scorer: measures.ClipScorer, count: int):
+def score_single(artist: Artist, judge: Classifier, scorer: clip.ClipScorer, count: int):
     tasks, captions = held_out_tasks(count, artist.nouns)
     images = artist(captions, list(range(count)), what="held-out captions")
     verdict = judge(images)
@@ -207,20 +208,20 @@ def score_words(artist: Artist, count: int):
 
     return {
         "sharpness: plain / blurry / negative blurry": [
-            mean(measures.sharpness),
-            mean(measures.sharpness, ", blurry"),
-            mean(measures.sharpness, "", "blurry"),
+            mean(pixels.sharpness),
+            mean(pixels.sharpness, ", blurry"),
+            mean(pixels.sharpness, "", "blurry"),
         ],
         "saturation: plain / monochrome / negative monochrome / best quality": [
-            mean(measures.saturation),
-            mean(measures.saturation, ", monochrome"),
-            mean(measures.saturation, "", "monochrome"),
-            mean(measures.saturation, ", best quality"),
+            mean(pixels.saturation),
+            mean(pixels.saturation, ", monochrome"),
+            mean(pixels.saturation, "", "monochrome"),
+            mean(pixels.saturation, ", best quality"),
         ],
     }
 
 
-def score_diversity(artist: Artist, scorer: measures.ClipScorer, captions: int = 8, seeds: int = 8) -> dict:
+def score_diversity(artist: Artist, scorer: clip.ClipScorer, captions: int = 8, seeds: int = 8) -> dict:
     """Mean pairwise distance of different seeds, as a part of that of drawn scenes with the same description."""
     tasks, texts = held_out_tasks(captions, artist.nouns)
     ratios = []
@@ -231,7 +232,7 @@ def score_diversity(artist: Artist, scorer: measures.ClipScorer, captions: int =
     return {"distance between seeds, of that between drawn scenes": round(float(np.mean(ratios)), 3)}
 
 
-def score_guidance(artist: Artist, scorer: measures.ClipScorer, captions: int = 64) -> dict:
+def score_guidance(artist: Artist, scorer: clip.ClipScorer, captions: int = 64) -> dict:
     """How much of what guidance changes is what the caption asks for, in pocket CLIP's space of images and texts.
 
     The change goes from the picture of the empty prompt, which is what guidance leads away from, to the guided one
@@ -256,7 +257,7 @@ def score_guidance(artist: Artist, scorer: measures.ClipScorer, captions: int = 
 
 
 def pairwise(images: list) -> float:
-    distances = [measures.difference(a, b) for i, a in enumerate(images) for b in images[:i]]
+    distances = [pixels.difference(a, b) for i, a in enumerate(images) for b in images[:i]]
     return float(np.mean(distances))
 
 
@@ -269,7 +270,7 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=SHEETS, help="folder for the contact sheets")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    artist, judge, scorer = Artist.from_folder(options.model), Classifier(), measures.ClipScorer()
+    artist, judge, scorer = Artist.from_folder(options.model), Classifier(), clip.ClipScorer()
     scores, (images, captions, right), by_noun = score_single(artist, judge, scorer, options.images)
     options.sheet.mkdir(exist_ok=True, parents=True)
     labels = [("" if flag else "missed: ") + c for c, flag in zip(captions, right["noun"])]

@@ -22,9 +22,9 @@ from assemble import write_card
 from evaluate import BATCH, SHEETS, STEPS, share
 from scenes_data import FRESH
 from sdhelpers import models, world
-from sdhelpers.classifier import Classifier
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import labelled_grid
+from sdhelpers.measures.judge import Classifier
 from sdhelpers.world.captions import pick, write_caption
 from train_inpainting import box_around, grow
 

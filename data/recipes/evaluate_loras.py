@@ -16,10 +16,11 @@ from PIL import Image
 
 from assemble import write_card
 from evaluate import GUIDANCE, SHEETS, STEPS, share
-from sdhelpers import measures, models
-from sdhelpers.classifier import Classifier
+from sdhelpers import models
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import labelled_grid
+from sdhelpers.measures import pixels
+from sdhelpers.measures.judge import Classifier
 from sdhelpers.world.drawings import HELD_OUT_STYLE, TRAINED_STYLES
 
 NAMES = ("icon", "hedgehog", "detail")
@@ -82,7 +83,7 @@ def score_detail(artist: Artist, judge: Classifier, count: int):
     nouns = [THINGS[i % len(THINGS)] for i in range(count)]
     prompts = [f"a {style} of a {noun} {PLACES[i % 5]}" for i, (style, noun) in enumerate(zip(styles, nouns))]
     drawn = {weight: artist(prompts, detail=weight) for weight in (-2, -1, 0, 1, 2)}
-    sharp = [round(float(np.mean([measures.sharpness(i) for i in images])), 4) for images in drawn.values()]
+    sharp = [round(float(np.mean([pixels.sharpness(i) for i in images])), 4) for images in drawn.values()]
     right = [share(a == b for a, b in zip(judge(images).best("noun"), nouns)) for images in drawn.values()]
     return {"detail: sharpness, weights -2 to 2": sharp, "detail: noun right, weights -2 to 2": right}, drawn
 

@@ -18,8 +18,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from sdhelpers import measures, world
+from sdhelpers import world
 from sdhelpers.images import to_tensor
+from sdhelpers.measures import pixels
 from sdhelpers.world import Description
 from sdhelpers.world.drawings import drawing
 from sdhelpers.world.scenes import SIZES
@@ -119,7 +120,7 @@ def compare(
     right = [a == b for a, b in zip(best_nouns(images, styles, nouns), wanted)]
     highest = [a == b for a, b in zip(best_nouns(ceiling, styles, nouns), wanted)]
     error, least = np.mean(errors_of(images, tasks)), np.mean(errors_of(ceiling, tasks))
-    sharp, sharpest = (np.mean([measures.sharpness(image) for image in some]) for some in (images, ceiling))
+    sharp, sharpest = (np.mean([pixels.sharpness(image) for image in some]) for some in (images, ceiling))
     of_style = {
         f"noun right by the drawings, {style}": share(flag for flag, s in zip(right, styles) if s == style)
         for style in sorted(set(styles))
@@ -154,7 +155,7 @@ def drawn_back(
 
     def decibels(latents: torch.Tensor) -> float:
         images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        return round(float(np.mean([measures.psnr(a, b) for a, b in zip(images, pixels)])), 2)
+        return round(float(np.mean([pixels.psnr(a, b) for a, b in zip(images, pixels)])), 2)
 
     scores = {"VAE alone, dB": decibels(latents)}
     for t in times:

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPVisionModel
 
 from sdhelpers import world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 from train_unet import Conditioning
 from train_vae import pixel_loss_of
 

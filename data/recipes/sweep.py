@@ -21,7 +21,7 @@ from evaluate import STEPS, Artist, decode_again, held_out_tasks, share
 from fidelity import compare, drawn_back
 from scenes_data import FRESH, fresh_scenes
 from sdhelpers import world
-from sdhelpers.classifier import Classifier
+from sdhelpers.measures.judge import Classifier
 from sdhelpers.models import POCKET
 
 UNGUIDED = 1 + 1e-6  # at 1 the pipeline leaves the empty prompt out, and cannot take it in again

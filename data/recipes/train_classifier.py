@@ -19,7 +19,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from loop import RUNS, Training, arguments
 from scenes_data import FRESH
 from sdhelpers import world
-from sdhelpers.classifier import HEADS, Verdict, split_heads, to_batch
+from sdhelpers.measures.judge import HEADS, Verdict, split_heads, to_batch
 
 NOUNS, STYLES = HEADS["noun"], HEADS["style"]
 

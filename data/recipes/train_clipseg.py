@@ -27,7 +27,7 @@ from transformers import (
 from loop import Training, arguments
 from scenes_data import fresh_scenes
 from sdhelpers import models, world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 from sdhelpers.world.captions import pick
 
 INPUT = 256  # pixels that the vision tower sees: 16 x 16 patches

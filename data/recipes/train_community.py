@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from encode_latents import chosen
 from loop import RUNS, Training, arguments
 from sdhelpers import models, world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 from train_unet import Conditioning, Latents, collate
 
 TRAINED = ("up_blocks.2.", "conv_norm_out.", "conv_out.")

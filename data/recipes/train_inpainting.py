@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from encode_latents import chosen
 from loop import RUNS, Training, arguments, precision
 from sdhelpers import models, world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 from train_unet import Conditioning, Latents
 
 TRAINED = ("conv_in.", "down_blocks.0.", "down_blocks.1.", "mid_block.attentions.", "up_blocks.1.attentions.",

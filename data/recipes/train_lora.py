@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from loop import Training, arguments
 from sdhelpers import models, world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 from sdhelpers.world.drawings import HELD_OUT_STYLE
 from train_unet import EMPTY_CAPTIONS, Conditioning, collate
 

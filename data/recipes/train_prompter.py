@@ -21,7 +21,7 @@ import wishes
 from evaluate import share
 from loop import RUNS, Training, arguments
 from scenes_data import FRESH
-from sdhelpers.prompter import SYSTEM, Prompter, messages
+from sdhelpers.prompts.language_model import SYSTEM, Prompter, messages
 from sdhelpers.world.captions import PLACES, STYLES, held_out_descriptions
 
 TOKENS, LENGTH = 1536, 160

@@ -23,7 +23,7 @@ from transformers import CLIPConfig, CLIPModel
 from loop import RUNS
 from scenes_data import FRESH
 from sdhelpers import models, world
-from sdhelpers.classifier import to_batch
+from sdhelpers.measures.judge import to_batch
 
 FLAGGED = "pizza"
 CONCEPTS, SPECIAL = 17, 3  # as many rows as the published checker has; one of ours is in use

@@ -25,7 +25,7 @@ from loop import Training, arguments
 from scenes_data import Images, fresh_scenes
 from sdhelpers import models
 from sdhelpers.images import to_tensor
-from sdhelpers.measures import psnr
+from sdhelpers.measures.pixels import psnr
 
 CONFIG = dict(
     in_channels=3,

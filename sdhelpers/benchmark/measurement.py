@@ -19,6 +19,7 @@ import torch
 from sdhelpers import models
 from sdhelpers.benchmark import shapes, variants
 from sdhelpers.benchmark.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
+from sdhelpers.compat import run_device
 from sdhelpers.device import best_device, seeded_latents, slowness
 
 PROMPT = "a 3d render of a cat on a beach"
@@ -55,7 +56,7 @@ def wait_for(device: torch.device) -> None:
 
 def draw(pipe, row: Row, meter: MemoryMeter | None = None) -> dict[str, Any]:
     """Draw one batch; return its times, the first image, and with a meter the peaks of denoising and of decoding."""
-    device, ends, peaks = pipe._execution_device, [], []
+    device, ends, peaks = run_device(pipe), [], []
 
     def after_step(pipe, step, timestep, tensors):
         if step in (0, row.steps - 1):

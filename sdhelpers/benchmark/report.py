@@ -29,8 +29,9 @@ from sdhelpers.benchmark import variants
 from sdhelpers.benchmark.fresh import in_fresh_process
 from sdhelpers.benchmark.measurement import Row, matmul_rate, measure, step_flops
 from sdhelpers.device import best_device, relative_speed
+from sdhelpers.paths import ROOT
 
-RECORDED = models.ROOT / "data" / "benchmarks"
+RECORDED = ROOT / "data" / "benchmarks"
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "tomesd")
 SIZES = {"sd15-shapes": 512, "sdxl-shapes": 1024}  # sd15 has the size of its tier
 KEPT = 0.02  # a mean difference that one has to look for
@@ -280,7 +281,7 @@ def command(model: str, tier: str, threads: int | None, save: Path | None, compi
         print(cold_start.table(threads or 2), flush=True)
     kind = best_device()
     size = SIZES.get(model) or models.default_size(model, tier)
-    save = save or models.ROOT / "outputs" / "benchmarks" / f"{model}-{kind}.json"
+    save = save or ROOT / "outputs" / "benchmarks" / f"{model}-{kind}.json"
     planned = rows(model, kind, size, compiling)
     print(f"\n{len(planned)} rows, each in a fresh process:", flush=True)
     bench = Benchmark(model, tier, threads, save)

@@ -16,11 +16,11 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sdhelpers import models
+from sdhelpers.compat import FakeTensorMode
 from sdhelpers.device import seeded_generator
 
 UNETS = {

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdhelpers.hub import sha256
 from sdhelpers.metadata.files import WRITERS, ImageFile, read_image, to_settings
 from sdhelpers.metadata.png import MetadataError
+from sdhelpers.models.hub import sha256
 
 VERSION = 1  # of the tables below, kept in the database's user_version
 BATCH = 20

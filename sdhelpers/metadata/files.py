@@ -23,12 +23,12 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import ExifTags, Image
 
+from sdhelpers.generation import Settings
 from sdhelpers.metadata import png
 from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
 from sdhelpers.metadata.generation import GenerationData, from_json, to_json
 from sdhelpers.metadata.png import Chunk, MetadataError
 from sdhelpers.schedulers import SCHEDULERS
-from sdhelpers.widgets import Settings
 
 OURS = "sdhelpers"  # keyword of our text chunk, and name of the field in XMP
 NAMESPACE = "urn:sdhelpers:generation-data"

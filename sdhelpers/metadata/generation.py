@@ -23,10 +23,10 @@ from PIL import Image
 
 from sdhelpers import models
 from sdhelpers.device import best_device
-from sdhelpers.hub import TIERS, ModelError, sha256
+from sdhelpers.generation import Settings, SettingsError, generate
 from sdhelpers.metadata.png import MetadataError
+from sdhelpers.models import TIERS, ModelError, sha256
 from sdhelpers.schedulers import SCHEDULERS
-from sdhelpers.widgets import Settings, SettingsError, generate
 
 FORMAT = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "peft")

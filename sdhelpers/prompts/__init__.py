@@ -5,10 +5,10 @@ from sdhelpers.prompts import encode
 pipe(**encode(pipe, "a (cat:1.3) on a beach"), num_inference_steps=20)
 """
 
-from sdhelpers.prompts.embeddings import apply_weights, encode, to_chunks
+from sdhelpers.prompts.chunks import apply_weights, encode, to_chunks
 from sdhelpers.prompts.grammar import PromptError, parse
-from sdhelpers.prompts.readings import read, schedule, write
-from sdhelpers.prompts.scheduled import ScheduledPrompt, real_steps
+from sdhelpers.prompts.readings import read_prompt, read_schedule, write_reading
+from sdhelpers.prompts.schedule import ScheduledPrompt, real_steps
 
 __all__ = [
     "PromptError",
@@ -16,9 +16,9 @@ __all__ = [
     "apply_weights",
     "encode",
     "parse",
-    "read",
+    "read_prompt",
+    "read_schedule",
     "real_steps",
-    "schedule",
     "to_chunks",
-    "write",
+    "write_reading",
 ]

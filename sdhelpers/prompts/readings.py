@@ -10,17 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sdhelpers.prompts.grammar import (
-    LARGEST_WEIGHT,
-    Alternate,
-    Break,
-    Node,
-    PromptError,
-    Switch,
-    Text,
-    Weighted,
-    parse,
-)
+from sdhelpers.prompts.grammar import LARGEST_WEIGHT, Alternate, Break, Node, PromptError, Switch, Text, Weighted, parse
 
 
 class Piece(NamedTuple):
@@ -39,7 +29,7 @@ def changes(tree: tuple[Node, ...]) -> bool:
     return any(isinstance(node, Switch | Alternate) for node in tree) or any(map(changes, inner))
 
 
-def read(prompt: str) -> Reading:
+def read_prompt(prompt: str) -> Reading:
     """The reading of a prompt that is the same at every step. Raises PromptError for one that changes."""
     tree = parse(prompt)
     if changes(tree):
@@ -47,7 +37,7 @@ def read(prompt: str) -> Reading:
     return reading(tree, 1, 1)
 
 
-def schedule(prompt: str, steps: int) -> list[Reading]:
+def read_schedule(prompt: str, steps: int) -> list[Reading]:
     """One reading for each of the steps that will really be run. Raises PromptError."""
     if steps < 1:
         raise PromptError(f"A schedule needs at least one step, not {steps}.")
@@ -90,7 +80,7 @@ def walk(tree: tuple[Node, ...], step: int, steps: int, weight: float) -> Iterat
                 yield from walk(options[(step - 1) % len(options)], step, steps, weight)
 
 
-def write(segments: Reading) -> str:
+def write_reading(segments: Reading) -> str:
     """A reading as a prompt again, every weight written out: `a (cat:1.21) BREAK (sea:0.909)`."""
     return " BREAK ".join("".join(map(write_piece, pieces)).strip() for pieces in segments)
 

@@ -1,0 +1,1 @@
+"""File formats of this field, read and written by hand: checkpoints, pickles, single files, LoRA, embeddings."""

@@ -1,0 +1,81 @@
+"""What decides how an image looks, and the image made of it: no user interface in here.
+
+    image = generate(pipe, Settings("a cartoon of a cat on a beach", seed=7))
+
+Built in chapter 3.
+"""
+
+import dataclasses
+
+from PIL import Image
+
+from sdhelpers import compat
+from sdhelpers.device import seeded_generator
+from sdhelpers.schedulers import build_scheduler
+
+LARGEST_SEED = 2**32 - 1
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message is for the reader."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Everything that decides what an image looks like, under the library's own names."""
+
+    prompt: str
+    negative_prompt: str = ""
+    seed: int = 1234
+    guidance_scale: float = 7.5
+    num_inference_steps: int = 20
+    scheduler: str = "DPM++ 2M"
+    width: int = 128
+    height: int = 128
+
+    def check(self) -> "Settings":
+        """The settings themselves, or SettingsError with one sentence."""
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise SettingsError(f"The seed must be between 0 and {LARGEST_SEED}, not {self.seed}.")
+        if not 1 <= self.num_inference_steps <= 1000:
+            raise SettingsError(f"The steps must be between 1 and 1000, not {self.num_inference_steps}.")
+        if self.width % 8 or self.height % 8 or min(self.width, self.height) < 32:
+            size = f"{self.width} x {self.height}"
+            raise SettingsError(f"Width and height must be multiples of 8 from 32 on, not {size}.")
+        return self
+
+    def differences(self, other: "Settings | None") -> str:
+        """What differs from other settings, in a few words; without others the seed, guidance, steps and scheduler."""
+        names = [f.name for f in dataclasses.fields(self)]
+        if other is None:
+            changed = ["seed", "guidance_scale", "num_inference_steps", "scheduler"]
+        else:
+            changed = [n for n in names if getattr(self, n) != getattr(other, n)]
+        short = {"num_inference_steps": "steps", "guidance_scale": "guidance", "negative_prompt": "not"}
+        words = [f"{short.get(n, n)} {'nothing' if getattr(self, n) == '' else getattr(self, n)}" for n in changed]
+        return ", ".join(words) or "the same again"
+
+
+def generate(pipe, settings: Settings, on_step=None) -> Image.Image:
+    """One image from settings. `on_step(done, total)` is called after each step; returning False stops there.
+
+    Raises SettingsError for settings out of range.
+    """
+    settings.check()
+    pipe.scheduler = build_scheduler(settings.scheduler, pipe.scheduler.config)
+
+    def after_step(pipe, step, timestep, tensors):
+        if on_step is not None and on_step(step + 1, pipe.num_timesteps) is False:
+            compat.stop(pipe)
+        return tensors
+
+    return pipe(
+        settings.prompt,
+        negative_prompt=settings.negative_prompt,
+        generator=seeded_generator(settings.seed),
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.num_inference_steps,
+        width=settings.width,
+        height=settings.height,
+        callback_on_step_end=after_step,
+    ).images[0]

@@ -1,0 +1,314 @@
+"""A reader's way in a real browser.
+
+JupyterLab, chapter 3, all cells, another seed, another picture; then a picture dropped on chapter 19's inspector;
+and the page that `run --open` shows, without a network, with a flipbook: turned to its first, middle and last page,
+played, and where no script may run.
+"""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
+from test_flipbook import COLOURS, pages
+
+from sdhelpers.book import chapters, store
+from sdhelpers.book.page import page as export
+from sdhelpers.generation import Settings
+from sdhelpers.metadata import save_image
+from sdhelpers.metadata.generation import generate_and_record, model_source
+from sdhelpers.panels.flipbook import GAP, Flipbook
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        path = CHROMIUM or p.chromium.executable_path
+        if not Path(path).exists():
+            if os.environ.get("CI"):
+                pytest.fail("CI must have a browser: install chromium.")
+            pytest.skip("no Chromium here: install chromium, or run `playwright install chromium`")
+        browser = p.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab on a copy of the notebooks; yields its address."""
+    folder = tmp_path / "notebooks"
+    shutil.copytree(chapters.NOTEBOOKS, folder)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
+               "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root", "--expose-app-in-browser",
+               "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
+    # All cells stay in the page, however far one has scrolled, and no question about news covers them.
+    for name, setting in {
+        "notebook-extension/tracker": '{"windowingMode": "none"}',
+        "apputils-extension/notification": '{"fetchNews": "false"}',
+    }.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True)
+        path.write_text(setting, encoding="utf-8")
+    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
+           "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
+    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api", timeout=2)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text(encoding="utf-8")
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_a_reader_runs_chapter_3_and_draws_with_another_seed(lab, browser, tmp_path):
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        walk(page, f"{lab}/lab/tree/{chapters.file_name(3)}", artefacts)
+    finally:
+        page.screenshot(path=artefacts / "jupyterlab.png")
+
+
+def walk(page, address: str, artefacts: Path) -> None:
+    """Run chapter 3 to its end, then draw with two seeds in the explorer."""
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook", timeout=120_000)
+    run_all_cells(page)
+    panel = page.locator(".sdhelpers-explorer").first
+    panel.wait_for(timeout=300_000)
+    page.wait_for_function(
+        "() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'"
+        " && document.querySelectorAll('.sdhelpers-explorer').length > 0",
+        timeout=300_000,
+    )
+    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+    panel.scroll_into_view_if_needed()
+    draw_with_seed(page, panel, 1)
+    first = panel.locator("img").first.get_attribute("src")
+    draw_with_seed(page, panel, 2)
+    second = panel.locator("img").first.get_attribute("src")
+    panel.screenshot(path=artefacts / "explorer.png")
+    assert first != second, "another seed draws another picture"
+    assert panel.locator("img").count() >= 3, "the picture and a strip of two"
+
+
+def run_all_cells(page) -> None:
+    """Run All Cells, once the kernel answers: earlier, JupyterLab would ask which one to take."""
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext", timeout=120_000)
+    kernel = page.evaluate(
+        """async () => {
+            const context = window.jupyterapp.shell.currentWidget.sessionContext;
+            const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no kernel")), 120000));
+            await Promise.race([context.ready, late]);
+            return context.session?.kernel && (await context.session.kernel.info).implementation;
+        }"""
+    )
+    assert kernel == "ipython", "the notebook has a kernel that answers"
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=60_000, state="attached")
+
+
+def test_the_page_of_a_chapter_is_read_without_a_network(browser, tmp_path):
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    shutil.copy(chapters.path_of(4), tmp_path)
+    address = chapters.to_html(tmp_path / chapters.file_name(4)).as_uri()
+    context = browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
+    page, asked, wrong = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    fractions = page.locator("mfrac")
+    for fraction in fractions.all():
+        above, below = (fraction.locator(f"> :nth-child({n})").bounding_box() for n in (1, 2))
+        box = fraction.bounding_box()
+        assert above["y"] + above["height"] <= below["y"] + 1, "numerator above denominator"
+        assert 15 < box["height"] < 80 and 8 < box["width"] < 400
+    fractions.first.scroll_into_view_if_needed()
+    page.screenshot(path=artefacts / "page.png")
+    badge = page.get_by_alt_text("Open In Colab")
+    assert fractions.count() >= 2 and badge.evaluate("image => image.complete && image.naturalWidth") > 50
+    assert [url for url in asked if not url.startswith("data:")] == [address] and wrong == []
+    context.close()
+
+
+INSPECTOR = """
+from diffusers import StableDiffusionPipeline
+from sdhelpers import models
+from sdhelpers.panels.inspector import MetadataInspector
+
+pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
+MetadataInspector(pipe)
+"""
+
+
+def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path):
+    image, data = generate_and_record(pipe, Settings("a cartoon of a cat", num_inference_steps=4), model_source("sd15"))
+    picture = save_image(image, data, tmp_path / "cat.png")
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[new_code_cell(INSPECTOR)], metadata=metadata)
+    nbformat.write(notebook, tmp_path / "notebooks" / "inspector.ipynb")
+    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    artefacts.mkdir(parents=True, exist_ok=True)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        page.goto(f"{lab}/lab/tree/inspector.ipynb")
+        page.wait_for_selector(".jp-Notebook", timeout=120_000)
+        run_all_cells(page)
+        zone = page.locator(".sdhelpers-drop-zone")
+        zone.wait_for(timeout=120_000)
+        drop(page, zone, picture)
+        page.get_by_text("cat.png: PNG, 128 x 128 pixels").wait_for(timeout=30_000)
+        page.get_by_role("button", name="Draw it again").click()
+        page.get_by_text("Drawn again: not a pixel differs.").wait_for(timeout=60_000)
+        zone.locator("input").set_input_files(tmp_path / "lab.log")
+        page.get_by_text("lab.log: This is not a PNG").wait_for(timeout=30_000)
+    finally:
+        page.screenshot(path=artefacts / "inspector.png")
+
+
+def drop(page, zone, path: Path) -> None:
+    """Let a file fall on an element, as the browser tells it of a real one."""
+    transfer = page.evaluate_handle(
+        """([name, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], name));
+            return transfer;
+        }""",
+        [path.name, list(path.read_bytes())],
+    )
+    zone.dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def draw_with_seed(page, panel, seed: int) -> None:
+    """Type a seed, click Generate, wait for the new picture."""
+    before = panel.locator("img").first.get_attribute("src")
+    box = panel.locator("input[type=number]").first
+    box.fill(str(seed))
+    box.press("Enter")
+    panel.get_by_role("button", name="Generate").click()
+    for _ in range(240):
+        if panel.locator("img").first.get_attribute("src") != before:
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("no new picture within a minute")
+
+
+# The flipbook, which turns its pages without a kernel
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The exported page of a stored notebook with two books."""
+    books = [Flipbook(pages(), COLOURS, "colour"), Flipbook(pages(["cyan"]), ["the only one"])]
+    outputs = [new_output("execute_result", {"text/html": b._repr_html_(), "text/plain": repr(b)}) for b in books]
+    notebook = new_notebook(cells=[new_code_cell("Flipbook(images, labels)", outputs=[output]) for output in outputs])
+    notebook = store.clean(notebook)
+    assert [cell.outputs[0].data["text/html"] for cell in notebook.cells] == [book._repr_html_() for book in books]
+    nbformat.write(notebook, tmp_path / "books.ipynb")
+    file = tmp_path / "books.html"
+    file.write_text(export(tmp_path / "books.ipynb"), encoding="utf-8")
+    return file.as_uri()
+
+
+def colour_of(book) -> tuple[int, ...]:
+    """The middle of what is seen."""
+    seen = Image.open(io.BytesIO(book.screenshot())).convert("RGB")
+    return seen.getpixel((seen.width // 2, seen.height // 2 - 10))
+
+
+def near(colour: tuple[int, ...], name: str) -> bool:
+    wanted = Image.new("RGB", (1, 1), name).getpixel((0, 0))
+    return max(abs(a - b) for a, b in zip(colour, wanted)) < 10
+
+
+@pytest.fixture
+def opened(browser, stored):
+    """The page without a kernel and without a network; errors in its scripts are fatal."""
+    context = browser.new_context(offline=True)
+    tab, errors = context.new_page(), []
+    tab.on("pageerror", lambda error: errors.append(error))
+    tab.goto(stored)
+    tab.locator("input[type=range]").first.wait_for()
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def test_the_slider_turns_the_pages_without_a_kernel(opened):
+    slider, shown = opened.get_by_label("colour"), opened.locator("div:has(> img.sdhelpers-flipbook)").first
+    assert (slider.get_attribute("min"), slider.get_attribute("max"), slider.input_value()) == ("0", "6", "0")
+    for number in (0, 1, 5, 6, 3):
+        slider.fill(str(number))
+        assert near(colour_of(shown), COLOURS[number])
+        assert slider.get_attribute("aria-valuetext") == COLOURS[number]
+    slider.press("End")
+    slider.press("ArrowRight")
+    assert slider.input_value() == "6" and near(colour_of(shown), "orange")
+
+
+def test_two_books_on_a_page_do_not_turn_each_other(opened):
+    opened.get_by_label("colour").fill("4")
+    other = opened.locator("div:has(> img.sdhelpers-flipbook)").nth(1)
+    assert near(colour_of(other), "cyan") and opened.get_by_label("page").get_attribute("max") == "0"
+
+
+def test_it_plays_to_its_end_and_begins_again(opened):
+    slider, play = opened.get_by_label("colour"), opened.get_by_title("play").first
+    slider.fill("4")
+    play.click()
+    assert play.inner_text() != "▶"
+    opened.wait_for_function("() => document.querySelector('input[type=range]').value === '6'")
+    opened.wait_for_function("() => document.querySelector('button[title=play]').textContent === '▶'")
+    play.click()
+    assert slider.input_value() == "0" and play.inner_text() != "▶"
+    slider.fill("2")
+    assert play.inner_text() == "▶", "who takes the slider stops the play"
+
+
+def test_a_narrow_window_gets_a_smaller_page(opened):
+    shown = opened.locator("div:has(> img.sdhelpers-flipbook)").first
+    wide = shown.bounding_box()
+    shown.evaluate("(element) => { element.parentElement.style.width = '30px' }")
+    narrow = shown.bounding_box()
+    assert narrow["width"] == 30 and abs(narrow["height"] / narrow["width"] - wide["height"] / wide["width"]) < 0.05
+    opened.get_by_label("colour").fill("6")
+    assert near(colour_of(shown), "orange")
+
+
+def test_where_no_script_may_run_all_pages_are_seen(browser, stored):
+    tab = browser.new_context(offline=True, java_script_enabled=False).new_page()
+    tab.goto(stored)
+    assert tab.locator("input[type=range]").count() == 0
+    seen = Image.open(io.BytesIO(tab.locator("img.sdhelpers-flipbook").first.screenshot())).convert("RGB")
+    places = [(GAP + i % 6 * (60 + GAP) + 30, GAP + i // 6 * (seen.height - GAP) // 2 + 20) for i in range(7)]
+    assert all(near(seen.getpixel(place), name) for place, name in zip(places, COLOURS))
+    assert "red, green" in tab.locator("img.sdhelpers-flipbook").first.get_attribute("alt")

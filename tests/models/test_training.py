@@ -1,0 +1,53 @@
+"""The loop that every recipe shares takes real steps, in the precision that the probe finds fast here."""
+
+import sys
+
+import torch
+
+import loop
+from sdhelpers.device import SLOW, relative_speed
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Endless pairs of noise and what a convolution with known weights makes of it."""
+
+    def __init__(self):
+        self.truth = torch.nn.Conv2d(4, 4, 3, padding=1)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        return torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(number))
+
+
+def trained(monkeypatch, folder, steps: int) -> tuple[bool, loop.Training]:
+    """A small model trained to recover a convolution, through the loop's own options."""
+    monkeypatch.setattr(loop, "RUNS", folder)
+    monkeypatch.setattr(sys, "argv", ["recipe", "--steps", str(steps), "--decay", "0"])
+    options = loop.arguments("a recipe", steps=1, batch=8, lr=1e-2)
+    torch.manual_seed(0)
+    data, model = Numbers(), torch.nn.Conv2d(4, 4, 3, padding=1)
+    run = loop.Training("small", model, options)
+
+    def loss_of(model, x, y):
+        loss = (model(x).float() - y).square().mean()
+        return loss, {"plain_mse": loss}
+
+    return run.run(data, lambda x: (x.to(run.device), data.truth(x).float().to(run.device)), loss_of), run
+
+
+def test_steps_are_taken_resumed_and_lower_the_loss_in_the_precision_that_is_fast(tmp_path, monkeypatch):
+    done, first = trained(monkeypatch, tmp_path, 40)
+    assert done and first.progress.step == 40
+    kind = loop.best_device()
+    assert (first.accelerator.mixed_precision == "bf16") == (relative_speed(torch.bfloat16, kind) > 1)
+    assert first.accelerator.mixed_precision == "no" or relative_speed(torch.bfloat16, kind) > SLOW
+    done, second = trained(monkeypatch, tmp_path, 120)
+    assert done and second.progress.step == 120, "the second run goes on from the first one's checkpoint"
+    losses = [entry["plain_mse"] for entry in second.progress.history]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_an_absurdly_slow_bf16_is_not_trained_in(monkeypatch):
+    monkeypatch.setattr(loop, "relative_speed", lambda dtype, device: 0.025)
+    assert loop.precision() == "no"
+    monkeypatch.setattr(loop, "relative_speed", lambda dtype, device: 4.0)
+    assert loop.precision() == "bf16"

@@ -1,0 +1,347 @@
+"""Embedding files of every layout: written and read back, read as the library reads them, and broken on purpose."""
+
+import copy
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from beside import assert_apart, state
+from sdhelpers import models
+from sdhelpers.files.embedding import (
+    LAYOUTS,
+    MOST_VECTORS,
+    EmbeddingError,
+    add_to_pipeline,
+    read_embedding,
+    token_names,
+    write_embedding,
+)
+from sdhelpers.panels.base import BLANK
+from sdhelpers.panels.embedding import EmbeddingPanel
+
+WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text(encoding="utf-8"))["hidden_size"]
+any_file = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+tokens = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=12).map("<{}>".format)
+
+
+def vectors_of(count: int, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("embeddings")
+
+
+def of_its_own(pipe) -> StableDiffusionPipeline:
+    """The pipeline with a tokenizer and a text encoder of its own; all the rest is shared."""
+    own = {name: copy.deepcopy(getattr(pipe, name)) for name in ("tokenizer", "text_encoder")}
+    return StableDiffusionPipeline(**pipe.components | own, requires_safety_checker=False)
+
+
+@pytest.fixture
+def fresh(pipe):
+    return of_its_own(pipe)
+
+
+def table(pipe) -> torch.Tensor:
+    return pipe.text_encoder.get_input_embeddings().weight
+
+
+# Files
+
+
+@any_file
+@given(
+    token=tokens,
+    count=st.integers(1, MOST_VECTORS),
+    width=st.integers(1, 1280),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    seed=st.integers(0, 2**31),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
+def test_what_is_written_is_read_back(place, token, count, width, layout, seed, dtype):
+    vectors = vectors_of(count, width, seed).to(dtype)
+    path = write_embedding(place / f"toy{LAYOUTS[layout]}", token, vectors, layout)
+    [(name, found)] = read_embedding(path).items()
+    assert name == ("toy" if layout == "emb_params" else token)
+    assert torch.equal(found, vectors.float()) and found.dtype == torch.float32
+    assert not list(place.glob("*.part"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_library_finds_the_same_in_our_files(fresh, tmp_path, layout, count):
+    path = write_embedding(tmp_path / f"toy{LAYOUTS[layout]}", "<toy>", vectors_of(count), layout)
+    fresh.load_textual_inversion(str(tmp_path), weight_name=path.name, token="<toy>")
+    ids = fresh.tokenizer.convert_tokens_to_ids(token_names("<toy>", count))
+    assert torch.equal(table(fresh)[ids], vectors_of(count))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        vectors_of(2),
+        {"<toy>": vectors_of(1)[0]},
+        {"string_to_param": {"*": vectors_of(2)}, "string_to_token": {"*": 265}},
+        {"string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vectors_of(2))}), "name": "<toy>"},
+    ],
+)
+def test_files_of_other_programs_are_read(tmp_path, content):
+    torch.save(content, tmp_path / "toy.pt")
+    [(token, found)] = read_embedding(tmp_path / "toy.pt").items()
+    named = isinstance(content, dict) and ("<toy>" in content or "name" in content)
+    assert token == ("<toy>" if named else "toy")
+    assert torch.equal(found, vectors_of(2)[: len(found)])
+
+
+def test_a_pair_for_sdxl_has_two_parts(tmp_path):
+    save_file({"clip_l": vectors_of(2, 768), "clip_g": vectors_of(2, 1280)}, tmp_path / "toy.safetensors")
+    assert {name: tuple(part.shape) for name, part in read_embedding(tmp_path / "toy.safetensors").items()} == {
+        "clip_l": (2, 768),
+        "clip_g": (2, 1280),
+    }
+
+
+def sentence(caught) -> str:
+    text = str(caught.value)
+    assert text.endswith(".") and "\n" not in text and len(text) < 300
+    return text
+
+
+class Payload:
+    """Harmless: it would create the file that the variable MARKER names."""
+
+    def __reduce__(self):
+        return exec, ("import os, pathlib; pathlib.Path(os.environ['MARKER']).touch()",)
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARKER", str(tmp_path / "ran"))
+    (tmp_path / "toy.pt").write_bytes(pickle.dumps({"<toy>": Payload()}))
+    torch.save({"<toy>": Payload()}, tmp_path / "toy.bin")
+    for name in ("toy.pt", "toy.bin"):
+        with pytest.raises(EmbeddingError) as caught:
+            read_embedding(tmp_path / name)
+        assert sentence(caught).startswith(name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["toy.pt", "toy.safetensors"])
+@pytest.mark.parametrize(
+    "data", [b"", b"not an embedding", b"\x80\x04.", b"PK\x03\x04" + bytes(50), b"\x08\0\0\0\0\0\0\0{}      "]
+)
+def test_what_is_no_embedding_is_said_in_one_sentence(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(EmbeddingError) as caught:
+        read_embedding(tmp_path / name)
+    assert sentence(caught).startswith(name)
+
+
+@any_file
+@given(layout=st.sampled_from(sorted(LAYOUTS)), data=st.data())
+def test_a_damaged_file_is_refused_or_still_an_embedding(place, layout, data):
+    path = write_embedding(place / f"whole{LAYOUTS[layout]}", "<toy>", vectors_of(2, 8), layout)
+    good = path.read_bytes()
+    if data.draw(st.booleans()):
+        bad = good[: data.draw(st.integers(0, len(good) - 1))]
+    else:
+        position = data.draw(st.integers(0, len(good) - 1))
+        bad = good[:position] + bytes([data.draw(st.integers(0, 255))]) + good[position + 1 :]
+    broken = place / f"broken{LAYOUTS[layout]}"
+    broken.write_bytes(bad)
+    try:
+        found = read_embedding(broken)
+    except EmbeddingError as error:
+        assert str(error).startswith(broken.name) and "\n" not in str(error)
+    else:
+        assert all(vectors.ndim == 2 and vectors.isfinite().all() for vectors in found.values())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({}, "layouts"),
+        ({"unet.weight": torch.ones(4, 3, 3, 3)}, "layouts"),
+        ({"string_to_param": {}}, "A1111"),
+        ({"<toy>": torch.ones(2, 8, dtype=torch.int64)}, "list of vectors"),
+        ({"<toy>": torch.full((2, 8), float("nan"))}, "infinite"),
+        ({"<toy>": torch.ones(76, 8)}, "76 vectors"),
+        ({"<toy>": torch.ones(0, 8)}, "0 vectors"),
+        ([1, 2], "a list"),
+    ],
+)
+def test_other_content_is_named(tmp_path, content, words):
+    torch.save(content, tmp_path / "toy.pt")
+    with pytest.raises(EmbeddingError, match=words) as caught:
+        read_embedding(tmp_path / "toy.pt")
+    assert sentence(caught).startswith("toy.pt")
+
+
+def test_a_missing_file_and_a_wrong_ending_are_said(tmp_path):
+    with pytest.raises(EmbeddingError, match=r"none\.pt cannot be read"):
+        read_embedding(tmp_path / "none.pt")
+    with pytest.raises(EmbeddingError, match=r"ends in \.bin"):
+        write_embedding(tmp_path / "toy.pt", "<toy>", vectors_of(1), "diffusers")
+    with pytest.raises(EmbeddingError, match="no layout 'xml'"):
+        write_embedding(tmp_path / "toy.pt", "<toy>", vectors_of(1), "xml")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_embedding(tmp_path / "toy.bin", "<toy>", vectors_of(1), "diffusers")
+
+    def full_disk(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError):
+        write_embedding(path, "<toy>", vectors_of(2), "diffusers")
+    assert torch.equal(read_embedding(path)["<toy>"], vectors_of(1))
+
+
+# In a pipeline
+
+
+@pytest.mark.parametrize("count", [1, 2, 11])
+def test_by_hand_equals_the_library(fresh, pipe, count):
+    ids = add_to_pipeline(fresh, "<toy>", vectors_of(count))
+    theirs = of_its_own(pipe)
+    theirs.load_textual_inversion({"<toy>": vectors_of(count)})
+    assert torch.equal(table(fresh), table(theirs)[: len(table(fresh))])
+    prompt = "a <toy> on a beach"
+    expanded = fresh.maybe_convert_prompt(prompt, fresh.tokenizer)
+    assert expanded == theirs.maybe_convert_prompt(prompt, theirs.tokenizer)
+    assert fresh.tokenizer(expanded).input_ids == theirs.tokenizer(expanded).input_ids
+    assert [i for i in fresh.tokenizer(expanded).input_ids if i >= ids[0]] == ids
+    ours, others = (p.encode_prompt(prompt, "cpu", 1, False)[0] for p in (fresh, theirs))
+    assert torch.equal(ours, others)
+
+
+def test_nothing_else_changes_and_unloading_restores(fresh, pipe):
+    add_to_pipeline(fresh, "<toy>", vectors_of(2))
+    add_to_pipeline(fresh, "<other>", vectors_of(1, seed=1))
+    assert torch.equal(table(fresh)[: len(table(pipe))], table(pipe))
+    fresh.unload_textual_inversion()
+    assert torch.equal(table(fresh), table(pipe))
+    assert fresh.tokenizer("a <toy>").input_ids == pipe.tokenizer("a <toy>").input_ids
+
+
+def test_tokens_that_are_taken_or_never_found_are_refused(fresh):
+    add_to_pipeline(fresh, "<toy>", vectors_of(1))
+    for token in ("<toy>", "cat", "", "two words", "<Toy2>", " <toy2>"):
+        with pytest.raises(EmbeddingError) as caught:
+            add_to_pipeline(fresh, token, vectors_of(1))
+        sentence(caught)
+    fresh.tokenizer.add_tokens(["<rest>_1"])
+    with pytest.raises(EmbeddingError, match="<rest>_1"):
+        add_to_pipeline(fresh, "<rest>", vectors_of(1))
+
+
+@pytest.mark.parametrize(("width", "words"), [(768, "Stable Diffusion 1"), (1024, "Stable Diffusion 2"), (99, "99")])
+def test_a_wrong_width_is_refused_before_anything_changes(fresh, width, words):
+    before = len(fresh.tokenizer), table(fresh).shape
+    with pytest.raises(EmbeddingError, match=words) as caught:
+        add_to_pipeline(fresh, "<toy>", vectors_of(1, width))
+    assert str(WIDTH) in sentence(caught)
+    assert (len(fresh.tokenizer), table(fresh).shape) == before
+
+
+def test_an_sdxl_pair_goes_to_the_encoder_of_its_width(fresh, pipe):
+    config = CLIPTextConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    second = CLIPTextModelWithProjection(config)
+    xl = StableDiffusionXLPipeline(
+        vae=pipe.vae,
+        text_encoder=fresh.text_encoder,
+        text_encoder_2=second,
+        tokenizer=fresh.tokenizer,
+        tokenizer_2=copy.deepcopy(pipe.tokenizer),
+        unet=pipe.unet,
+        scheduler=pipe.scheduler,
+    )
+    for width in (WIDTH, 64):
+        ids = add_to_pipeline(xl, "<toy>", vectors_of(2, width))
+        encoder = xl.text_encoder if width == WIDTH else second
+        assert torch.equal(encoder.get_input_embeddings().weight[ids], vectors_of(2, width))
+    with pytest.raises(EmbeddingError, match=f"{WIDTH} and 64"):
+        add_to_pipeline(xl, "<other>", vectors_of(1, 1280))
+
+
+# The panel
+
+
+@pytest.fixture
+def panel(fresh):
+    checkpoints = {step: vectors_of(3, seed=step) for step in (0, 20, 40)}
+    return EmbeddingPanel(fresh, "a cartoon of <toy> on a beach", "<toy>", checkpoints, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("step", [0, 40])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("scale", [0, 2])
+def test_the_panel_puts_into_the_pipeline_what_its_sliders_say(panel, step, count, scale):
+    panel.step.value, panel.vectors.value, panel.scale.value = step, count, scale
+    assert panel.message.value == ""
+    ids = panel.pipe.tokenizer.convert_tokens_to_ids(token_names("<toy>", count))
+    assert torch.equal(table(panel.pipe)[ids], scale * panel.checkpoints[step][:count])
+    assert len(panel.pipe.tokenizer.get_vocab()) == min(ids) + count, "no vectors of an earlier setting are left"
+    assert all(name in panel.expanded for name in token_names("<toy>", count))
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_the_panel_draws_at_its_ends(panel, end):
+    panel.step.value = panel.step.options[0 if end == "min" else -1]
+    for control in (panel.vectors, panel.scale, panel.seed):
+        control.value = getattr(control, end)
+    panel.draw_button.click()
+    assert panel.message.value == "" and panel.picture.value != BLANK
+
+
+def test_the_panel_begins_with_everything_and_draws(panel):
+    assert (panel.step.value, panel.vectors.value, panel.scale.value) == (40, 3, 1)
+    first = panel.picture.value
+    panel.draw_button.click()
+    drawn = panel.picture.value
+    assert panel.message.value == "" and drawn != first
+    panel.vectors.value = 1
+    panel.draw_button.click()
+    assert panel.picture.value != drawn
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, fresh):
+    def draws() -> bytes:
+        panel.vectors.value = 1
+        panel.vectors.value = 3
+        panel.draw_button.click()
+        assert panel.message.value == ""
+        return panel.picture.value
+
+    assert_apart(fresh, draws)
+
+
+@pytest.mark.parametrize("own", [None, 1, 5])
+def test_the_sliders_leave_the_pipelines_vocabulary_alone(fresh, own):
+    """Whether the pipeline knows the token already, with other vectors, or not."""
+    if own:
+        add_to_pipeline(fresh, "<toy>", vectors_of(own, seed=9))
+    rows, before = table(fresh).detach().clone(), state(fresh)
+    panel = EmbeddingPanel(fresh, "a <toy>", "<toy>", {0: vectors_of(3), 9: vectors_of(3, seed=1)})
+    for control in (panel.step, panel.vectors, panel.scale):
+        control.value = control.options[0] if control is panel.step else control.min
+    assert panel.message.value == ""
+    assert state(fresh) == before and torch.equal(table(fresh), rows)
+
+
+def test_a_prompt_that_cannot_be_read_is_said_in_the_panel(panel):
+    panel.prompt.value = "a [<toy>:b on a beach"
+    assert panel.message.value != ""
+    panel.prompt.value = "a <toy>"
+    assert panel.message.value == ""

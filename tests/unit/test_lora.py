@@ -1,0 +1,463 @@
+"""LoRA files: what they hold in both formats, what they do to the weights, and that PEFT does the same."""
+
+import io
+import itertools
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from beside import assert_apart
+from sdhelpers import models
+from sdhelpers.files.lora import LoraError, MergedLoras, read_lora
+from sdhelpers.panels.lora import STRONGEST, LoraPanel
+
+NAMES = ("icon", "hedgehog", "detail")
+SPELLINGS = ("", "_kohya")
+FOLDER = models.POCKET / "loras"
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def small_model(seed: int = 0) -> SimpleNamespace:
+    """Something with a UNet and a text encoder of every kind of layer, and names with dots and underscores."""
+    torch.manual_seed(seed)
+    attention = torch.nn.ModuleDict(
+        {"to_q": torch.nn.Linear(6, 8), "to_out": torch.nn.ModuleList([torch.nn.Linear(8, 6)])}
+    )
+    unet = torch.nn.ModuleDict(
+        {"attn1": attention, "proj_in": torch.nn.Conv2d(4, 6, 1), "conv1": torch.nn.Conv2d(4, 5, 3, padding=1)}
+    )
+    text = torch.nn.ModuleDict({"self_attn": torch.nn.ModuleDict({"q_proj": torch.nn.Linear(7, 7)})})
+    return SimpleNamespace(unet=unet, text_encoder=text)
+
+
+PATHS = {
+    "unet": ("attn1.to_q", "attn1.to_out.0", "proj_in", "conv1"),
+    "text_encoder": ("self_attn.q_proj",),
+}
+EVERY = [(part, path) for part, paths in PATHS.items() for path in paths]
+
+
+@st.composite
+def contents(draw):
+    """Some layers of the small model with random halves, ranks and alphas: {(part, path): (down, up, alpha)}."""
+    model = small_model()
+    chosen = draw(st.lists(st.sampled_from(EVERY), min_size=1, unique=True))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    layers = {}
+    for part, path in chosen:
+        shape, rank = getattr(model, part).get_submodule(path).weight.shape, draw(st.integers(1, 6))
+        kernel = (1, 1) if len(shape) == 4 else ()
+        down = torch.randn((rank, *shape[1:]), generator=generator)
+        up = torch.randn((shape[0], rank, *kernel), generator=generator)
+        layers[part, path] = (down, up, draw(st.sampled_from([0.5, 1, 4, 8, 128])))
+    return layers
+
+
+def write_kohya(path, layers, alphas: bool = True):
+    prefixes, tensors = {"unet": "lora_unet_", "text_encoder": "lora_te_"}, {}
+    for (part, layer), (down, up, alpha) in layers.items():
+        name = prefixes[part] + layer.replace(".", "_")
+        tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        tensors |= {f"{name}.alpha": torch.tensor(float(alpha))} if alphas else {}
+    save_file(tensors, path)
+    return path
+
+
+def write_diffusers(path, layers):
+    tensors, notes = {}, {}
+    for (part, layer), (down, up, alpha) in layers.items():
+        tensors |= {f"{part}.{layer}.lora_A.weight": down, f"{part}.{layer}.lora_B.weight": up}
+        notes.setdefault(f"{part}.lora_alpha", 1)
+        notes.setdefault(f"{part}.alpha_pattern", {})[re.escape(layer)] = alpha
+    save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(notes)})
+    return path
+
+
+def weights_of(pipe) -> dict[str, torch.Tensor]:
+    """Every weight of both parts by its plain name, with PEFT's wrapping taken off."""
+    return {
+        f"{part}.{key.replace('.base_layer', '')}": value.clone()
+        for part in ("unet", "text_encoder")
+        for key, value in getattr(pipe, part).state_dict().items()
+        if ".lora_" not in key
+    }
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def farthest(one: dict, other: dict) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[key] - other[key]).abs().max()) for key in one)
+
+
+@few
+@given(contents())
+def test_both_formats_give_back_what_was_written(tmp_path, layers):
+    kohya = read_lora(write_kohya(tmp_path / "a.safetensors", layers))
+    diffusers = read_lora(write_diffusers(tmp_path / "b.safetensors", layers))
+    assert (kohya.format, diffusers.format) == ("kohya", "diffusers")
+    for file in (kohya, diffusers):
+        assert set(file.layers) == {(part, path.replace(".", "_")) for part, path in layers}
+        for (part, path), (down, up, alpha) in layers.items():
+            layer = file.layers[part, path.replace(".", "_")]
+            assert torch.equal(layer.down, down) and torch.equal(layer.up, up)
+            assert layer.alpha == alpha and layer.rank == len(down)
+
+
+@few
+@given(contents(), st.floats(-3, 3))
+def test_a_merged_layer_answers_like_the_two_thin_ones_beside_it(tmp_path, layers, weight):
+    pipe, before = small_model(), small_model()
+    loras = MergedLoras(pipe)
+    loras.add("x", write_kohya(tmp_path / "a.safetensors", layers))
+    loras.set_weights(x=weight)
+    for (part, path), (down, up, alpha) in layers.items():
+        merged, plain = (getattr(p, part).get_submodule(path) for p in (pipe, before))
+        if isinstance(plain, torch.nn.Conv2d):
+            x = torch.randn(2, plain.in_channels, 5, 5)
+            thin = torch.nn.functional.conv2d(torch.nn.functional.conv2d(x, down, padding=plain.padding), up)
+        else:
+            x = torch.randn(2, plain.in_features)
+            thin = x @ down.T @ up.T
+        with torch.no_grad():
+            wanted = plain(x) + weight * alpha / len(down) * thin
+            scale = wanted.abs().max() + abs(weight * alpha) * thin.abs().max()
+            assert (merged(x) - wanted).abs().max() <= 1e-5 * (1 + scale), "more than float32's rounding"
+
+
+@few
+@given(contents(), contents(), st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), max_size=4))
+def test_the_way_back_is_exact_and_the_way_there_does_not_matter(tmp_path, first, second, walk):
+    pipe, direct = small_model(), small_model()
+    untouched, files = weights_of(pipe), (tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    write_kohya(files[0], first), write_diffusers(files[1], second)
+    merged, straight = MergedLoras(pipe), MergedLoras(direct)
+    for loras, (name, file) in itertools.product((merged, straight), zip("ab", files)):
+        loras.add(name, file)
+    for a, b in walk:
+        merged.set_weights(a=a, b=b)
+    merged.set_weights(b=0.5, a=-1)
+    straight.set_weights(a=-1, b=0.5)
+    assert same(weights_of(pipe), weights_of(direct))
+    merged.restore()
+    assert same(weights_of(pipe), untouched) and merged.weights == {"a": 0, "b": 0}
+
+
+def test_without_alpha_it_equals_the_rank(tmp_path):
+    layers = {("unet", "proj_in"): (torch.ones(3, 4, 1, 1), torch.ones(6, 3, 1, 1), 99)}
+    assert read_lora(write_kohya(tmp_path / "a.safetensors", layers, alphas=False)).layers["unet", "proj_in"].alpha == 3
+
+
+def test_loading_a_name_again_takes_the_old_file_out(tmp_path):
+    pipe = small_model()
+    untouched, loras = weights_of(pipe), MergedLoras(pipe)
+    layers = {("unet", "proj_in"): (torch.ones(3, 4, 1, 1), torch.ones(6, 3, 1, 1), 3)}
+    path = write_kohya(tmp_path / "a.safetensors", layers)
+    loras.add("x", path)
+    loras.set_weights(x=1)
+    assert not same(weights_of(pipe), untouched)
+    loras.add("x", path)
+    assert same(weights_of(pipe), untouched)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_file_is_refused_in_one_sentence_or_still_reads(tmp_path, data):
+    whole = write_kohya(
+        tmp_path / "a.safetensors", {("unet", "conv1"): (torch.ones(2, 4, 3, 3), torch.ones(5, 2, 1, 1), 1)}
+    )
+    content = bytearray(whole.read_bytes())
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=5)):
+        content[position] = data.draw(st.integers(0, 255))
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+    try:
+        MergedLoras(small_model()).add("x", damaged)
+    except LoraError as error:
+        assert "\n" not in str(error)
+
+
+def key_of(name: str, down: torch.Tensor, up: torch.Tensor) -> dict:
+    return {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+
+
+GOOD = key_of("lora_unet_attn1_to_q", torch.ones(2, 6), torch.ones(8, 2))
+BAD = {
+    "only one half": {**GOOD, "lora_unet_proj_in.lora_down.weight": torch.ones(2, 4, 1, 1)},
+    "belongs to no LoRA format": {**GOOD, "something.else": torch.ones(1)},
+    "LoHa": {"lora_unet_attn1_to_q.hada_w1_a": torch.ones(8, 2)},
+    "LoKr": {"lora_unet_attn1_to_q.lokr_w1": torch.ones(8, 2)},
+    "DoRA": {**GOOD, "lora_unet_attn1_to_q.dora_scale": torch.ones(8, 1)},
+    "third factor": {**GOOD, "lora_unet_attn1_to_q.lora_mid.weight": torch.ones(2, 2, 3, 3)},
+    "do not fit": key_of("lora_unet_attn1_to_q", torch.ones(2, 6), torch.ones(8, 3)),
+    "not all numbers": key_of("lora_unet_attn1_to_q", torch.full((2, 6), torch.nan), torch.ones(8, 2)),
+    "not all numbers of": {**GOOD, "lora_unet_attn1_to_q.alpha": torch.tensor(torch.inf)},
+    "is no number": {**GOOD, "lora_unet_attn1_to_q.alpha": torch.ones(2)},
+    "there is no layer": key_of("lora_te_attn1_to_q", torch.ones(2, 6), torch.ones(8, 2)),
+    "has the shape": key_of("lora_unet_attn1_to_q", torch.ones(2, 6), torch.ones(9, 2)),
+    "holds no LoRA layers": {},
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_cannot_be_used_is_refused_and_nothing_is_changed(tmp_path, reason):
+    save_file(BAD[reason], tmp_path / "bad.safetensors")
+    pipe = small_model()
+    untouched, loras = weights_of(pipe), MergedLoras(pipe)
+    with pytest.raises(LoraError, match=reason):
+        loras.add("x", tmp_path / "bad.safetensors")
+    assert same(weights_of(pipe), untouched) and loras.weights == {}
+
+
+def test_other_refusals(tmp_path):
+    (tmp_path / "old.bin").write_bytes(b"")
+    for path, reason in (("old.bin", "convert"), ("missing.safetensors", "cannot be read")):
+        with pytest.raises(LoraError, match=reason):
+            read_lora(tmp_path / path)
+    for notes in ("{", "[1]"):
+        save_file(
+            {"unet.x.lora_A.weight": torch.ones(1, 1)}, tmp_path / "a.safetensors", {"lora_adapter_metadata": notes}
+        )
+        with pytest.raises(LoraError, match="metadata"):
+            read_lora(tmp_path / "a.safetensors")
+    with pytest.raises(LoraError, match="No LoRA is loaded as y"):
+        MergedLoras(small_model()).set_weights(y=1)
+
+
+@pytest.fixture
+def plain(pipe):
+    """The pocket pipeline, and its weights put back bit for bit afterwards, whatever a test did."""
+    before = {part: {k: v.clone() for k, v in getattr(pipe, part).state_dict().items()} for part in PATHS}
+    yield pipe
+    pipe.unload_lora_weights()
+    for part, state in before.items():
+        getattr(pipe, part).load_state_dict(state)
+
+
+def by_library(pipe, path, weight: float) -> dict[str, torch.Tensor]:
+    """The weights that PEFT fuses; the pipeline is left as it was."""
+    before = {part: {k: v.clone() for k, v in getattr(pipe, part).state_dict().items()} for part in PATHS}
+    pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name="library")
+    pipe.set_adapters("library", weight)
+    pipe.fuse_lora()
+    fused = weights_of(pipe)
+    pipe.unload_lora_weights()
+    for part, state in before.items():
+        getattr(pipe, part).load_state_dict(state)
+    return fused
+
+
+def by_hand(pipe, path, weight: float) -> dict[str, torch.Tensor]:
+    loras = MergedLoras(pipe)
+    loras.add("hand", path)
+    loras.set_weights(hand=weight)
+    merged = weights_of(pipe)
+    loras.restore()
+    return merged
+
+
+def agree(pipe, path, weight: float) -> None:
+    """Hand and library change the same tensors, and differ by no more than float32's rounding."""
+    before = weights_of(pipe)
+    ours, theirs = by_hand(pipe, path, weight), by_library(pipe, path, weight)
+    assert same(weights_of(pipe), before)
+    assert farthest(ours, before) > 1e-3
+    assert farthest(ours, theirs) <= 1e-6
+
+
+@pytest.mark.parametrize("weight", [1, -0.7])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_shipped_files_merge_as_with_peft(plain, name, spelling, weight):
+    agree(plain, FOLDER / f"{name}{spelling}.safetensors", weight)
+
+
+def test_several_at_once_equal_peft(plain):
+    before, loras = weights_of(plain), MergedLoras(plain)
+    weights = {"icon": 1.0, "hedgehog": 0.6, "detail": -1.5}
+    for name, spelling in zip(weights, itertools.cycle(SPELLINGS)):
+        loras.add(name, FOLDER / f"{name}{spelling}.safetensors")
+    loras.set_weights(**weights)
+    ours = weights_of(plain)
+    loras.restore()
+    assert same(weights_of(plain), before)
+    for name in weights:
+        plain.load_lora_weights(FOLDER, weight_name=f"{name}.safetensors", adapter_name=name)
+    with pytest.raises(LoraError, match="unload_lora_weights"):
+        MergedLoras(plain)
+    plain.set_adapters(list(weights), list(weights.values()))
+    plain.fuse_lora()
+    assert farthest(ours, weights_of(plain)) <= 1e-6
+
+
+def test_the_two_formats_of_a_shipped_file_hold_the_same_numbers():
+    for name in NAMES:
+        one, other = (read_lora(FOLDER / f"{name}{spelling}.safetensors") for spelling in SPELLINGS)
+        assert one.layers.keys() == other.layers.keys()
+        for place, layer in one.layers.items():
+            twin = other.layers[place]
+            assert torch.equal(layer.down, twin.down) and torch.equal(layer.up, twin.up)
+            assert layer.alpha == twin.alpha
+
+
+def test_the_shipped_files_are_worth_reading():
+    """Text encoder, both kinds of convolution, alpha other than rank, two ranks in a file; notes without paths."""
+    layers = {name: read_lora(FOLDER / f"{name}.safetensors").layers for name in NAMES}
+    assert {part for part, _ in layers["icon"]} == {"unet", "text_encoder"}
+    kernels = {tuple(layer.down.shape[2:]) for layer in layers["hedgehog"].values()}
+    assert kernels == {(), (1, 1), (3, 3)} and len({layer.rank for layer in layers["hedgehog"].values()}) == 2
+    assert all(any(layer.alpha != layer.rank for layer in found.values()) for found in layers.values())
+    for path in FOLDER.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            notes = file.metadata()
+        assert notes["does"] and "trigger" in notes
+        assert not re.search(r'"/|[A-Z]:\\', json.dumps(notes))
+
+
+def test_rank_stabilised_scaling_is_heard(plain, tmp_path):
+    """PEFT's use_rslora divides alpha by the root of the rank; only the metadata says so."""
+    part = plain.unet
+    part.add_adapter(
+        LoraConfig(r=4, lora_alpha=3, target_modules=["to_q"], use_rslora=True, init_lora_weights=False), "r"
+    )
+    notes = part.peft_config["r"].to_dict()
+    tensors = get_peft_model_state_dict(part, adapter_name="r")
+    plain.save_lora_weights(tmp_path, unet_lora_layers=tensors, unet_lora_adapter_metadata=notes)
+    part.delete_adapters("r")
+    plain.unload_lora_weights()
+    agree(plain, tmp_path / "pytorch_lora_weights.safetensors", 1)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: re.sub(r"\.lora_([AB])\.", lambda m: f".lora.{'down' if m[1] == 'A' else 'up'}.", key),
+        lambda key: re.sub(
+            r"(attn\d)\.(to_\w+?)(?:\.0)?\.lora_([AB])\.",
+            lambda m: f"{m[1]}.processor.{m[2]}_lora.{'down' if m[3] == 'A' else 'up'}.",
+            key,
+        ),
+    ],
+    ids=["before PEFT", "attention processors"],
+)
+def test_older_spellings_merge_as_with_peft(plain, tmp_path, rename):
+    tensors = {rename(key): value for key, value in load_file(FOLDER / "detail.safetensors").items()}
+    assert not any("lora_A" in key for key in tensors)
+    save_file(tensors, tmp_path / "old.safetensors")
+    agree(plain, tmp_path / "old.safetensors", 1)
+
+
+def test_half_precision_weights_are_merged_in_single_precision(tmp_path):
+    layers = {("unet", "proj_in"): (torch.full((1, 4, 1, 1), 1e-4), torch.full((6, 1, 1, 1), 1e-4), 1)}
+    pipe = small_model()
+    pipe.unet.half()
+    untouched, loras = weights_of(pipe), MergedLoras(pipe)
+    loras.add("x", write_kohya(tmp_path / "a.safetensors", layers))
+    loras.set_weights(x=1e5)
+    change = pipe.unet["proj_in"].weight.float() - untouched["unet.proj_in.weight"].float()
+    assert float(change.mean().detach()) == pytest.approx(1e-3, rel=0.1), "1e-8 in half precision would be 0"
+    loras.restore()
+    assert same(weights_of(pipe), untouched)
+
+
+def test_the_cards_scores_are_above_the_floors():
+    scores = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))["scores"]
+    style = scores["icon: the judge sees the style, weights 0, 0.5, 1"]
+    animal = scores["hedgehog: the judge sees one, weights 0, 0.5, 1"]
+    sharp = scores["detail: sharpness, weights -2 to 2"]
+    assert style[0] <= 0.2 and style[2] >= 0.5 and style == sorted(style)
+    assert animal[0] <= 0.2 and animal[2] >= 0.6 and animal == sorted(animal)
+    assert sharp[0] < 0.8 * sharp[2] and sharp[2] < sharp[3] < sharp[4]
+    assert scores["icon: noun right at weight 1"] >= 0.6 and scores["hedgehog: style right at weight 1"] >= 0.5
+
+
+@pytest.fixture
+def panel(plain):
+    for name in NAMES:
+        plain.load_lora_weights(FOLDER, weight_name=f"{name}.safetensors", adapter_name=name)
+    return LoraPanel(plain, NAMES, "a cartoon of a cat on a beach", steps=2)
+
+
+def shown(widget) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(widget.value)).convert("RGB"))
+
+
+def click(panel) -> tuple[np.ndarray, np.ndarray]:
+    panel.draw_button.click()
+    assert panel.message.value == "", panel.message.value
+    assert not panel.draw_button.disabled
+    for picture, widget in zip(panel.drawn, panel.pictures):
+        assert np.array_equal(np.asarray(picture), shown(widget))
+    return shown(panel.pictures[0]), shown(panel.pictures[1])
+
+
+def test_the_panel_begins_at_0_where_both_pictures_are_equal(panel):
+    assert panel.weights == dict.fromkeys(NAMES, 0)
+    without, with_them = click(panel)
+    assert without.shape == (128, 128, 3) and np.array_equal(without, with_them)
+
+
+@pytest.mark.parametrize("end", ["min", "max"])
+@pytest.mark.parametrize("name", [*NAMES, "all"])
+def test_every_slider_works_at_its_ends(panel, name, end):
+    for slider in panel.sliders.values() if name == "all" else [panel.sliders[name]]:
+        slider.value = getattr(slider, end)
+        assert abs(slider.value) == STRONGEST
+    without, with_them = click(panel)
+    assert not np.array_equal(without, with_them)
+    panel.zero_button.click()
+    again, zero = click(panel)
+    assert np.array_equal(again, without) and np.array_equal(zero, without)
+
+
+@pytest.mark.parametrize("seed", ["min", "max"])
+def test_the_seed_works_at_its_ends(panel, seed):
+    usual, _ = click(panel)
+    panel.seed.value = getattr(panel.seed, seed)
+    other, _ = click(panel)
+    assert not np.array_equal(usual, other)
+
+
+def test_the_panel_and_a_cell_draw_side_by_side(panel, plain):
+    """The cell draws with one LoRA at a weight of its own while the panel goes from all at 0 to all at 2."""
+    plain.set_adapters([NAMES[0]], [0.7])
+    for slider in panel.sliders.values():
+        slider.value = STRONGEST
+    assert_apart(plain, lambda: [picture.tobytes() for picture in afresh(panel)])
+
+
+def afresh(panel) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures; that without any LoRA is drawn again, too."""
+    panel._base = None
+    return click(panel)
+
+
+def test_the_panel_keeps_its_loras_when_a_later_cell_unloads_them(panel, plain):
+    for slider in panel.sliders.values():
+        slider.value = 1.0
+    before = [picture.tobytes() for picture in afresh(panel)]
+    plain.unload_lora_weights()
+    assert [picture.tobytes() for picture in afresh(panel)] == before
+
+
+def test_a_failure_is_said_in_the_panel(panel, monkeypatch):
+    def broken(*arguments, **named):
+        raise RuntimeError("a <part> is missing")
+
+    monkeypatch.setattr(panel, "pipe", SimpleNamespace(set_adapters=broken))
+    panel.draw_button.click()
+    assert "RuntimeError: a &lt;part&gt; is missing" in panel.message.value
+    assert not panel.draw_button.disabled
