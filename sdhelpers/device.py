@@ -1,12 +1,10 @@
-"""Devices, number formats, seeds, time and memory."""
+"""Devices, number formats, seeds and time."""
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Iterator
 
-import psutil
 import torch
 
 
@@ -81,10 +79,3 @@ def stopwatch() -> Iterator[Stopwatch]:
         yield watch
     finally:
         watch.seconds = time.perf_counter() - started
-
-
-def memory_in_use() -> float:
-    """Memory of this process in GB: the GPU's if there is one, else resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.memory_allocated() / 1e9
-    return psutil.Process(os.getpid()).memory_info().rss / 1e9

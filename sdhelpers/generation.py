@@ -1,11 +1,14 @@
 """What decides how an image looks, and the image made of it: no user interface in here.
 
     image = generate(pipe, Settings("a cartoon of a cat on a beach", seed=7))
+    image = generate(img2img, settings, image=sketch, strength=0.6)
 
 Built in chapter 3.
 """
 
 import dataclasses
+import inspect
+from typing import Any
 
 from PIL import Image
 
@@ -56,12 +59,20 @@ class Settings:
         return ", ".join(words) or "the same again"
 
 
-def generate(pipe, settings: Settings, on_step=None) -> Image.Image:
-    """One image from settings. `on_step(done, total)` is called after each step; returning False stops there.
+def generate(pipe, settings: Settings, on_step=None, **inputs: Any) -> Image.Image:
+    """One image from settings, by whatever pipeline: text to image, img2img, inpainting, ControlNet.
 
-    Raises SettingsError for settings out of range.
+    `inputs` are what it takes besides, under its own names: `image` and `strength`, `mask_image`, `control_image`.
+    An img2img pipeline has no width and height of its own and follows its image. `on_step(done, total)` is called
+    after each step; returning False stops there. Raises SettingsError for settings out of range and for inputs
+    that the pipeline does not take.
     """
     settings.check()
+    accepted = inspect.signature(type(pipe).__call__).parameters
+    if strange := sorted(set(inputs) - set(accepted)):
+        raise SettingsError(
+            f"{type(pipe).__name__} takes no {', '.join(strange)}: leave it out or take another pipeline."
+        )
     pipe.scheduler = build_scheduler(settings.scheduler, pipe.scheduler.config)
 
     def after_step(pipe, step, timestep, tensors):
@@ -69,13 +80,7 @@ def generate(pipe, settings: Settings, on_step=None) -> Image.Image:
             compat.stop(pipe)
         return tensors
 
-    return pipe(
-        settings.prompt,
-        negative_prompt=settings.negative_prompt,
-        generator=seeded_generator(settings.seed),
-        guidance_scale=settings.guidance_scale,
-        num_inference_steps=settings.num_inference_steps,
-        width=settings.width,
-        height=settings.height,
-        callback_on_step_end=after_step,
-    ).images[0]
+    values = dataclasses.asdict(settings)
+    values = {name: value for name, value in values.items() if name in accepted and name not in inputs}
+    generator = seeded_generator(settings.seed)
+    return pipe(**values, **inputs, generator=generator, callback_on_step_end=after_step).images[0]

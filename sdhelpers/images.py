@@ -20,11 +20,6 @@ def to_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.round().numpy().astype(np.uint8))
 
 
-def enlarge(image: Image.Image, factor: int = 2) -> Image.Image:
-    """The image `factor` times larger for looking at; nothing is measured on it."""
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-
-
 def labelled_grid(
     images: Sequence[Image.Image], labels: Sequence[str], columns: int | None = None, scale: float = 1.0
 ) -> Image.Image:

@@ -1,6 +1,7 @@
-"""What the tests share: one loaded pipeline, and quiet libraries."""
+"""What the tests share: a marker for each folder, loaded models, and quiet libraries."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +18,36 @@ def pipe():
     pipeline = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def pytest_collection_modifyitems(items):
+    """Every test has its folder's name as a marker: `-m unit`, `-m "not chapters and not browser"`."""
+    for item in items:
+        item.add_marker(Path(item.path).parent.name)
+
+
+@pytest.fixture
+def fresh(pipe):
+    """The pocket pipeline with a tokenizer and a text encoder of its own."""
+    from beside import of_its_own
+
+    return of_its_own(pipe)
+
+
+@pytest.fixture
+def plain(pipe):
+    """The pocket pipeline, and its weights put back bit for bit afterwards, whatever a test did."""
+    parts = ("unet", "text_encoder")
+    before = {part: {k: v.clone() for k, v in getattr(pipe, part).state_dict().items()} for part in parts}
+    yield pipe
+    pipe.unload_lora_weights()
+    for part, state in before.items():
+        getattr(pipe, part).load_state_dict(state)
+
+
+@pytest.fixture(scope="session")
+def writer():
+    """The prompt language model, loaded once."""
+    from sdhelpers.prompts.language_model import Prompter
+
+    return Prompter()

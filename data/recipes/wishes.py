@@ -10,10 +10,10 @@ import zlib
 
 import numpy as np
 
+from sdhelpers.world import NOUNS
 from sdhelpers.world.captions import (
     COLOURS,
     MOUNTS,
-    NOUNS,
     PLACE_WORDS,
     PLACES,
     RIDERS,

@@ -1,4 +1,4 @@
-"""Textual-inversion embeddings: files of every layout to {token: vectors}, back again, and into a pipeline.
+"""Textual-inversion embeddings: files of every layout to {token: vectors}, and into a pipeline.
 
     [(token, vectors)] = read_embedding("toy.pt").items()          # vectors: [vectors, width]
     ids = add_to_pipeline(pipe, "<toy>", vectors)
@@ -6,15 +6,14 @@
 Every trouble with a file or a token is an EmbeddingError with one sentence. Built in chapter 9.
 """
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-LAYOUTS = {"a1111": ".pt", "diffusers": ".bin", "safetensors": ".safetensors", "emb_params": ".safetensors"}
+LAYOUTS = ("a1111", "diffusers", "safetensors", "emb_params")  # as chapter 9 writes them
 MOST_VECTORS = 75  # what one chunk of a prompt can hold
 MADE_FOR = {
     768: "Stable Diffusion 1 and the first text encoder of SDXL",
@@ -89,30 +88,6 @@ def _checked(vectors: Any, name: str) -> torch.Tensor:
     if not vectors.isfinite().all():
         raise EmbeddingError(f"{name} is damaged: some of its numbers are infinite or no numbers.")
     return vectors
-
-
-def write_embedding(path: Path | str, token: str, vectors: torch.Tensor, layout: str) -> Path:
-    """Write an embedding [vectors, width] in one of LAYOUTS, under a temporary name first.
-
-    `emb_params` keeps no token. Raises EmbeddingError for another ending than the layout's, or bad vectors.
-    """
-    path = Path(path)
-    if layout not in LAYOUTS:
-        raise EmbeddingError(f"There is no layout {layout!r}; choose one of {', '.join(LAYOUTS)}.")
-    if path.suffix != LAYOUTS[layout]:
-        raise EmbeddingError(f"A file of the layout {layout} ends in {LAYOUTS[layout]}, not as {path.name}.")
-    vectors = _checked(vectors, path.name).contiguous()
-    temporary = path.with_name(path.name + ".part")
-    if layout in ("safetensors", "emb_params"):
-        save_file({token if layout == "safetensors" else "emb_params": vectors}, temporary)
-    elif layout == "diffusers":
-        torch.save({token: vectors}, temporary)
-    else:
-        torch.save(
-            {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": token, "step": None}, temporary
-        )
-    os.replace(temporary, path)
-    return path
 
 
 def token_names(token: str, count: int) -> list[str]:

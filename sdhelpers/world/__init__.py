@@ -6,9 +6,9 @@
 The pocket models were trained on it, the chapters measure against it.
 """
 
+from sdhelpers.world import drawings
 from sdhelpers.world.captions import (
     COLOURS,
-    NOUNS,
     PLACES,
     QUALITIES,
     RELATIONS,
@@ -35,3 +35,10 @@ __all__ = [
     "sample",
     "write_caption",
 ]
+
+
+def __getattr__(name: str) -> tuple[str, ...]:
+    """NOUNS, the hundred that training sees; the drawings' index is read when they are asked for."""
+    if name != "NOUNS":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return drawings.TRAINED_NOUNS

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdhelpers.world.drawings import TRAINED_NOUNS, TRAINED_STYLES
+from sdhelpers.world import drawings
+from sdhelpers.world.drawings import TRAINED_STYLES
 
-NOUNS = TRAINED_NOUNS
 STYLES = TRAINED_STYLES
 PLACES = ("beach", "forest", "night", "snow", "city", "desert", "sea", "meadow", "mountains", "room")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "gray", "white")
@@ -122,11 +122,15 @@ def pick_nouns(rng: np.random.RandomState, nouns: Sequence[str]) -> tuple[tuple[
 
 def describe(
     rng: np.random.RandomState,
-    nouns: Sequence[str] = NOUNS,
+    nouns: Sequence[str] | None = None,
     styles: Sequence[str] = STYLES,
     held_out: bool = False,
 ) -> Description:
-    """A random description. Held-out combinations come only with `held_out`: training must not see them."""
+    """A random description, of the world's own nouns unless others are given.
+
+    Held-out combinations come only with `held_out`: training must not see them.
+    """
+    nouns = drawings.TRAINED_NOUNS if nouns is None else nouns
     while True:
         chosen, relation = pick_nouns(rng, nouns)
         place = pick(rng, PLACES if rng.random_sample() < 0.65 else COLOURS)
@@ -145,7 +149,7 @@ def is_held_out(description: Description) -> bool:
 
 def held_out_descriptions() -> list[Description]:
     """Every single-object combination that training never sees, in a fixed order."""
-    every = (Description((n,), s, p) for n in NOUNS for s in STYLES for p in PLACES + COLOURS)
+    every = (Description((n,), s, p) for n in drawings.TRAINED_NOUNS for s in STYLES for p in PLACES + COLOURS)
     return [description for description in every if is_held_out(description)]
 
 

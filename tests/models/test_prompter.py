@@ -1,6 +1,5 @@
 """The prompt language model: what its card promises, the same from the same seed, and never a surprise."""
 
-import io
 import json
 from types import SimpleNamespace
 
@@ -10,24 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import wishes
-from beside import assert_apart
 from sdhelpers import models, world
-from sdhelpers.measures.pixels import difference
 from sdhelpers.models import ModelError
-from sdhelpers.panels.prompter import PromptBuilder
 from sdhelpers.prompts import language_model
 from sdhelpers.prompts.language_model import Prompter, PrompterError, messages
 
 FRESH = 3_100_000_000
-
-
-@pytest.fixture(scope="module")
-def writer() -> Prompter:
-    return Prompter()
 
 
 def test_the_cards_scores_are_above_the_floors():
@@ -207,68 +197,3 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path, writer):
         writer.tokenizer.chat_template = template
     with pytest.raises(PrompterError, match="no chat template"):
         Prompter(folder=tmp_path)
-
-
-@pytest.fixture
-def panel(pipe, writer):
-    return PromptBuilder(pipe, writer, "a kitty at the seaside", world.STYLES, num_inference_steps=2)
-
-
-def shown(widget) -> Image.Image:
-    return Image.open(io.BytesIO(widget.value)).convert("RGB")
-
-
-@pytest.mark.parametrize("end", ["min", "default", "max"])
-def test_the_panel_works_at_its_ends(panel, end):
-    if end != "default":
-        for control in (panel.temperature, panel.number, panel.seed):
-            control.value = getattr(control, end)
-    panel.expand_button.click()
-    assert 1 <= len(panel.candidates) <= panel.number.value and panel.chosen == panel.candidates[0]
-    assert panel.message.value == "" or "came twice" in panel.message.value
-    panel.draw_button.click()
-    assert shown(panel.raw).size == shown(panel.picture).size == (128, 128)
-    assert difference(shown(panel.raw), shown(panel.picture)) > 0
-    assert not panel.draw_button.disabled and not panel.expand_button.disabled
-
-
-def test_the_panel_obeys_the_style_and_draws_what_is_chosen(panel):
-    panel.style.value = "line drawing"
-    panel.temperature.value = 1.5
-    panel.expand_button.click()
-    assert np.mean([wishes.names_style(p, "line drawing") for p in panel.candidates]) >= 0.5
-    panel.list.index = len(panel.candidates) - 1
-    panel.draw_button.click()
-    assert panel.candidates[-1] in panel.label.value and "kitty" in panel.raw_label.value
-
-
-def test_the_panel_and_a_cell_draw_side_by_side(panel, pipe):
-    panel.expand_button.click()
-
-    def draws() -> tuple[bytes, bytes]:
-        panel.draw_button.click()
-        assert panel.message.value == ""
-        return panel.raw.value, panel.picture.value
-
-    assert_apart(pipe, draws)
-
-
-def test_a_mistake_is_shown_in_the_panel_and_goes_away(panel):
-    panel.words.value = "  "
-    panel.expand_button.click()
-    assert "no words" in panel.message.value and panel.candidates == () and panel.draw_button.disabled
-    panel.words.value = "a <b>owl</b>"
-    panel.expand_button.click()
-    panel.draw_button.click()
-    assert "no words" not in panel.message.value and "&lt;b&gt;" in panel.raw_label.value
-
-
-def test_any_other_failure_is_said_too(panel, monkeypatch):
-    panel.expand_button.click()
-
-    def broken(*arguments, **more):
-        raise RuntimeError("a <part> is missing")
-
-    monkeypatch.setattr(panel, "pipe", broken)
-    panel.draw_button.click()
-    assert "RuntimeError: a &lt;part&gt; is missing" in panel.message.value and not panel.draw_button.disabled

@@ -1,9 +1,38 @@
-"""What the tests of the panels share: a cell that draws while a panel does, and what of the pipeline may not change."""
+"""What tests share: a pipeline of their own, made-up vectors, and a cell that draws while a panel does."""
+
+import copy
+import io
+import json
 
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from sdhelpers import models
+
 PROMPT = "a cartoon of a cat on a beach"
+WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text(encoding="utf-8"))["hidden_size"]
+
+
+def of_its_own(pipe) -> StableDiffusionPipeline:
+    """The pipeline with a tokenizer and a text encoder of its own; all the rest is shared."""
+    own = {name: copy.deepcopy(getattr(pipe, name)) for name in ("tokenizer", "text_encoder")}
+    return StableDiffusionPipeline(**pipe.components | own, requires_safety_checker=False)
+
+
+def table(pipe) -> torch.Tensor:
+    """The text encoder's vectors, one row a token."""
+    return pipe.text_encoder.get_input_embeddings().weight
+
+
+def vectors_of(count: int, width: int = WIDTH, seed: int = 0) -> torch.Tensor:
+    """Vectors of an embedding, [count, width]."""
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def shown(widget) -> Image.Image:
+    """The picture that a panel's image widget shows."""
+    return Image.open(io.BytesIO(widget.value)).convert("RGB")
 
 
 def draw(pipe, at_step=None) -> Image.Image:

@@ -146,7 +146,8 @@ def rehearse_chapter(chapter: int, content: Path) -> None:
 
 def rehearse_panels(content: Path) -> None:
     """Every panel at its ends, in a kernel after the setup cell."""
-    check = f"sys.path.insert(0, {str(content / 'companion' / 'tests' / 'support')!r})\nimport colab_panels\n\ncolab_panels.check_all()"
+    support = str(content / "companion" / "tests" / "support")
+    check = f"sys.path.insert(0, {support!r})\nimport colab_panels\n\ncolab_panels.check_all()"
     cells = [nbformat.v4.new_code_cell(source) for source in (setup_cell(), check)]
     print(printed(execute(nbformat.v4.new_notebook(cells=cells), content, "panels").cells[1]))
 

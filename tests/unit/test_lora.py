@@ -1,26 +1,21 @@
 """LoRA files: what they hold in both formats, what they do to the weights, and that PEFT does the same."""
 
-import io
 import itertools
 import json
 import re
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from beside import assert_apart
 from sdhelpers import models
 from sdhelpers.files.lora import LoraError, MergedLoras, read_lora
-from sdhelpers.panels.lora import STRONGEST, LoraPanel
 
 NAMES = ("icon", "hedgehog", "detail")
 SPELLINGS = ("", "_kohya")
@@ -237,16 +232,6 @@ def test_other_refusals(tmp_path):
         MergedLoras(small_model()).set_weights(y=1)
 
 
-@pytest.fixture
-def plain(pipe):
-    """The pocket pipeline, and its weights put back bit for bit afterwards, whatever a test did."""
-    before = {part: {k: v.clone() for k, v in getattr(pipe, part).state_dict().items()} for part in PATHS}
-    yield pipe
-    pipe.unload_lora_weights()
-    for part, state in before.items():
-        getattr(pipe, part).load_state_dict(state)
-
-
 def by_library(pipe, path, weight: float) -> dict[str, torch.Tensor]:
     """The weights that PEFT fuses; the pipeline is left as it was."""
     before = {part: {k: v.clone() for k, v in getattr(pipe, part).state_dict().items()} for part in PATHS}
@@ -382,82 +367,3 @@ def test_the_cards_scores_are_above_the_floors():
     assert animal[0] <= 0.2 and animal[2] >= 0.6 and animal == sorted(animal)
     assert sharp[0] < 0.8 * sharp[2] and sharp[2] < sharp[3] < sharp[4]
     assert scores["icon: noun right at weight 1"] >= 0.6 and scores["hedgehog: style right at weight 1"] >= 0.5
-
-
-@pytest.fixture
-def panel(plain):
-    for name in NAMES:
-        plain.load_lora_weights(FOLDER, weight_name=f"{name}.safetensors", adapter_name=name)
-    return LoraPanel(plain, NAMES, "a cartoon of a cat on a beach", steps=2)
-
-
-def shown(widget) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(widget.value)).convert("RGB"))
-
-
-def click(panel) -> tuple[np.ndarray, np.ndarray]:
-    panel.draw_button.click()
-    assert panel.message.value == "", panel.message.value
-    assert not panel.draw_button.disabled
-    for picture, widget in zip(panel.drawn, panel.pictures):
-        assert np.array_equal(np.asarray(picture), shown(widget))
-    return shown(panel.pictures[0]), shown(panel.pictures[1])
-
-
-def test_the_panel_begins_at_0_where_both_pictures_are_equal(panel):
-    assert panel.weights == dict.fromkeys(NAMES, 0)
-    without, with_them = click(panel)
-    assert without.shape == (128, 128, 3) and np.array_equal(without, with_them)
-
-
-@pytest.mark.parametrize("end", ["min", "max"])
-@pytest.mark.parametrize("name", [*NAMES, "all"])
-def test_every_slider_works_at_its_ends(panel, name, end):
-    for slider in panel.sliders.values() if name == "all" else [panel.sliders[name]]:
-        slider.value = getattr(slider, end)
-        assert abs(slider.value) == STRONGEST
-    without, with_them = click(panel)
-    assert not np.array_equal(without, with_them)
-    panel.zero_button.click()
-    again, zero = click(panel)
-    assert np.array_equal(again, without) and np.array_equal(zero, without)
-
-
-@pytest.mark.parametrize("seed", ["min", "max"])
-def test_the_seed_works_at_its_ends(panel, seed):
-    usual, _ = click(panel)
-    panel.seed.value = getattr(panel.seed, seed)
-    other, _ = click(panel)
-    assert not np.array_equal(usual, other)
-
-
-def test_the_panel_and_a_cell_draw_side_by_side(panel, plain):
-    """The cell draws with one LoRA at a weight of its own while the panel goes from all at 0 to all at 2."""
-    plain.set_adapters([NAMES[0]], [0.7])
-    for slider in panel.sliders.values():
-        slider.value = STRONGEST
-    assert_apart(plain, lambda: [picture.tobytes() for picture in afresh(panel)])
-
-
-def afresh(panel) -> tuple[np.ndarray, np.ndarray]:
-    """Both pictures; that without any LoRA is drawn again, too."""
-    panel._base = None
-    return click(panel)
-
-
-def test_the_panel_keeps_its_loras_when_a_later_cell_unloads_them(panel, plain):
-    for slider in panel.sliders.values():
-        slider.value = 1.0
-    before = [picture.tobytes() for picture in afresh(panel)]
-    plain.unload_lora_weights()
-    assert [picture.tobytes() for picture in afresh(panel)] == before
-
-
-def test_a_failure_is_said_in_the_panel(panel, monkeypatch):
-    def broken(*arguments, **named):
-        raise RuntimeError("a <part> is missing")
-
-    monkeypatch.setattr(panel, "pipe", SimpleNamespace(set_adapters=broken))
-    panel.draw_button.click()
-    assert "RuntimeError: a &lt;part&gt; is missing" in panel.message.value
-    assert not panel.draw_button.disabled
