@@ -1,4 +1,4 @@
-"""Helpers for the chapters of the companion: what a second chapter needs too, and nothing else.
+"""Helpers for the chapters of the companion. Its rooms, and how to add a chapter or a model: README.md beside this.
 
 Import the rooms by name (`from sdhelpers import models`); importing the package itself loads nothing.
 """

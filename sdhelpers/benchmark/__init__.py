@@ -15,19 +15,3 @@ from sdhelpers.benchmark.report import (
     rows,
     table,
 )
-
-__all__ = [
-    "HEADING",
-    "KEPT",
-    "Benchmark",
-    "Row",
-    "as_row",
-    "command",
-    "facts",
-    "fastest",
-    "line",
-    "plot",
-    "recorded",
-    "rows",
-    "table",
-]

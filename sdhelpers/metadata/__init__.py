@@ -10,14 +10,3 @@ from sdhelpers.metadata.files import (
     to_settings,
 )
 from sdhelpers.metadata.png import MetadataError
-
-__all__ = [
-    "MetadataError",
-    "disagreements",
-    "exif_with",
-    "read_image",
-    "read_stream",
-    "save_image",
-    "to_parameters",
-    "to_settings",
-]

@@ -12,22 +12,3 @@ from sdhelpers.models.hub import sha256
 from sdhelpers.models.integrity import verify
 from sdhelpers.models.registry import REGISTRY, TIERS, Model, ModelError, check_tier, default_size, entry, variant
 from sdhelpers.paths import POCKET
-
-__all__ = [
-    "BUILT",
-    "POCKET",
-    "REGISTRY",
-    "TIERS",
-    "Model",
-    "ModelError",
-    "build_single_file",
-    "check_tier",
-    "default_size",
-    "entry",
-    "locate",
-    "locate_file",
-    "nouns",
-    "sha256",
-    "variant",
-    "verify",
-]

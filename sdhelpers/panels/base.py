@@ -9,6 +9,8 @@ import ipywidgets as ui
 import torch
 from PIL import Image
 
+from sdhelpers.device import seeded_generator
+from sdhelpers.generation import LARGEST_SEED
 from sdhelpers.images import to_png
 
 Thing = TypeVar("Thing")
@@ -30,6 +32,11 @@ def own_copy(thing: Thing) -> Thing:
     return copy.deepcopy(thing, shared)
 
 
+def seed_box(seed: int, **options) -> ui.BoundedIntText:
+    """A field for a seed, which has its limits."""
+    return ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", **options)
+
+
 class Panel(ui.VBox):
     """A panel with a line for messages, `message`, which a subclass sets and puts where it belongs.
 
@@ -45,6 +52,13 @@ class Panel(ui.VBox):
 
     sentences: tuple[type[Exception], ...] = ()
     message: ui.HTML
+    seed: ui.BoundedIntText
+    size: int
+
+    def generate(self, **arguments) -> Image.Image:
+        """One picture of the panel's pipeline, square, from the seed that the panel shows."""
+        generator = seeded_generator(self.seed.value)
+        return self.pipe(**arguments, generator=generator, width=self.size, height=self.size).images[0]
 
     def say(self, text: str) -> None:
         """Write into the message line, in orange; the text may come from strangers."""

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sdhelpers.generation import LARGEST_SEED, Settings, SettingsError, generate
 from sdhelpers.images import to_png
-from sdhelpers.panels.base import BLANK, Panel, own_copy
+from sdhelpers.panels.base import BLANK, Panel, own_copy, seed_box
 from sdhelpers.schedulers import SCHEDULERS
 
 HISTORY = 6
@@ -50,9 +50,7 @@ class Explorer(Panel):
         options = dict(layout=wide, style=style)
         self.prompt = ui.Textarea(first.prompt, description="prompt", rows=2, **options)
         self.negative_prompt = ui.Text(first.negative_prompt, description="negative", **options)
-        self.seed = ui.BoundedIntText(
-            first.seed, min=0, max=LARGEST_SEED, description="seed", layout=ui.Layout(width="22em"), style=style
-        )
+        self.seed = seed_box(first.seed, layout=ui.Layout(width="22em"), style=style)
         self.dice = ui.Button(icon="random", tooltip="roll the dice: another seed", layout=ui.Layout(width="3.5em"))
         self.guidance_scale = ui.FloatSlider(
             first.guidance_scale, min=1, max=20, step=0.5, description="guidance", continuous_update=False, **options

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 import ipywidgets as ui
 from PIL import Image
 
-from sdhelpers.device import seeded_generator
-from sdhelpers.generation import LARGEST_SEED
 from sdhelpers.images import to_png
-from sdhelpers.panels.base import BLANK, Panel, own_copy
+from sdhelpers.panels.base import BLANK, Panel, own_copy, seed_box
 
 STRONGEST = 2.0
 
@@ -36,7 +34,7 @@ class LoraPanel(Panel):
             )
             for name in adapters
         }
-        self.seed = ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", style=style)
+        self.seed = seed_box(seed, style=style)
         self.draw_button = ui.Button(description="Draw", button_style="primary")
         self.zero_button = ui.Button(description="All to 0")
         self.pictures = [ui.Image(value=BLANK, format="png", layout=ui.Layout(width="16em")) for _ in range(2)]
@@ -70,10 +68,4 @@ class LoraPanel(Panel):
 
     def _picture(self, weights: dict[str, float]) -> Image.Image:
         self.pipe.set_adapters(list(weights), list(weights.values()))
-        return self.pipe(
-            self.prompt.value,
-            generator=seeded_generator(self.seed.value),
-            num_inference_steps=self.steps,
-            width=self.size,
-            height=self.size,
-        ).images[0]
+        return self.generate(prompt=self.prompt.value, num_inference_steps=self.steps)

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import ipywidgets as ui
 from PIL import Image, ImageDraw, ImageFont
 
-from sdhelpers.device import seeded_generator
 from sdhelpers.images import to_png
-from sdhelpers.panels.base import BLANK, Panel, own_copy
+from sdhelpers.panels.base import BLANK, Panel, own_copy, seed_box
 from sdhelpers.prompts.chunks import Chunk, encode, to_chunks
 from sdhelpers.prompts.grammar import PromptError
 from sdhelpers.prompts.readings import Reading, read_prompt, read_schedule, write_reading
@@ -106,7 +105,7 @@ class DrawingPanel(Panel):
         self.pipe, self.size = own_copy(pipe), size
         wide = ui.Layout(width="46em", max_width="98%")
         self.prompt = ui.Textarea(prompt, description="prompt", rows=3, layout=wide)
-        self.seed = ui.BoundedIntText(seed, min=0, max=2**32 - 1, description="seed")
+        self.seed = seed_box(seed)
         self.draw_button = ui.Button(description="Draw", button_style="primary")
         self.reading = ui.Image(format="png", layout=ui.Layout(max_width="98%", align_self="flex-start"))
         self.picture = ui.Image(format="png", layout=ui.Layout(width="16em", align_self="flex-start"))
@@ -124,11 +123,6 @@ class DrawingPanel(Panel):
 
     def show_drawing(self) -> None:
         self.picture.value = to_png(self.draw())
-
-    def generate(self, **arguments) -> Image.Image:
-        return self.pipe(
-            **arguments, generator=seeded_generator(self.seed.value), width=self.size, height=self.size
-        ).images[0]
 
 
 class PromptPanel(DrawingPanel):

@@ -9,10 +9,8 @@ import html
 
 import ipywidgets as ui
 
-from sdhelpers.device import seeded_generator
-from sdhelpers.generation import LARGEST_SEED
 from sdhelpers.images import to_png
-from sdhelpers.panels.base import BLANK, Panel, own_copy
+from sdhelpers.panels.base import BLANK, Panel, own_copy, seed_box
 from sdhelpers.prompts.language_model import Prompter, PrompterError
 
 ANY_STYLE = "any style"
@@ -63,7 +61,7 @@ class PromptBuilder(Panel):
         self.temperature = ui.FloatSlider(0.7, min=0.1, max=2, step=0.1, description="temperature", **options)
         self.number = ui.IntSlider(4, min=1, max=8, description="prompts", **options)
         self.style = ui.Dropdown(options=[ANY_STYLE, *styles], description="style", **options)
-        self.seed = ui.BoundedIntText(seed, min=0, max=LARGEST_SEED, description="seed", style=style)
+        self.seed = seed_box(seed, style=style)
         self.expand_button = ui.Button(description="Expand", button_style="primary")
         self.draw_button = ui.Button(description="Draw both", disabled=True)
         self.expand_button.on_click(lambda _: self.attempt(self.expand, self.expand_button))
@@ -104,12 +102,5 @@ class PromptBuilder(Panel):
             (self.words.value, self.raw, self.raw_label),
             (self.chosen, self.picture, self.label),
         ):
-            image = self.pipe(
-                words,
-                generator=seeded_generator(self.seed.value),
-                width=self.size,
-                height=self.size,
-                num_inference_steps=self.num_inference_steps,
-            ).images[0]
-            picture.value = to_png(image)
+            picture.value = to_png(self.generate(prompt=words, num_inference_steps=self.num_inference_steps))
             label.value = f'<div style="line-height:1.2">{html.escape(words)}</div>'

@@ -9,16 +9,3 @@ from sdhelpers.prompts.chunks import apply_weights, encode, to_chunks
 from sdhelpers.prompts.grammar import PromptError, parse
 from sdhelpers.prompts.readings import read_prompt, read_schedule, write_reading
 from sdhelpers.prompts.schedule import ScheduledPrompt, real_steps
-
-__all__ = [
-    "PromptError",
-    "ScheduledPrompt",
-    "apply_weights",
-    "encode",
-    "parse",
-    "read_prompt",
-    "read_schedule",
-    "real_steps",
-    "to_chunks",
-    "write_reading",
-]

@@ -20,22 +20,6 @@ from sdhelpers.world.captions import (
 )
 from sdhelpers.world.scenes import Scene, draw, sample
 
-__all__ = [
-    "COLOURS",
-    "NOUNS",
-    "PLACES",
-    "QUALITIES",
-    "RELATIONS",
-    "STYLES",
-    "Description",
-    "Scene",
-    "describe",
-    "draw",
-    "is_held_out",
-    "sample",
-    "write_caption",
-]
-
 
 def __getattr__(name: str) -> tuple[str, ...]:
     """NOUNS, the hundred that training sees; the drawings' index is read when they are asked for."""
