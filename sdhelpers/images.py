@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+PLOT_COLOURS = 4096  # a plot has fewer, a picture more
+
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """An RGB image as float32 [3, height, width] from -1 to 1, the range that a VAE reads. Built in chapter 5."""

@@ -45,9 +45,9 @@ class Variant:
 VARIANTS: dict[str, Variant] = {}  # in the order in which they are made
 
 
-def variant(name: str, change: str, moves: str, **how) -> Callable[[Apply], Apply]:
+def change(name: str, what: str, moves: str, **how) -> Callable[[Apply], Apply]:
     def register(apply: Apply) -> Apply:
-        VARIANTS[name] = Variant(change, moves, apply, **how)
+        VARIANTS[name] = Variant(what, moves, apply, **how)
         return apply
 
     return register
@@ -57,23 +57,23 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-@variant("fp32", "32-bit numbers everywhere", "the reference", dtype=torch.float32)
+@change("fp32", "32-bit numbers everywhere", "the reference", dtype=torch.float32)
 def fp32(pipe, device):
     allow_tf32(False)
 
 
-@variant("tf32", "32-bit numbers, multiplied with 10-bit fractions", "faster on recent GPUs")
+@change("tf32", "32-bit numbers, multiplied with 10-bit fractions", "faster on recent GPUs")
 def tf32(pipe, device):
     allow_tf32(True)
 
 
-@variant("fp16", "16 bits, 5 of them exponent", "half the memory, faster on a GPU", dtype=torch.float16)
-@variant("bf16", "16 bits, 8 of them exponent", "half the memory, coarser than fp16", dtype=torch.bfloat16)
+@change("fp16", "16 bits, 5 of them exponent", "half the memory, faster on a GPU", dtype=torch.float16)
+@change("bf16", "16 bits, 8 of them exponent", "half the memory, coarser than fp16", dtype=torch.bfloat16)
 def half(pipe, device):
     """The weights were loaded like that."""
 
 
-@variant("random-weights", "other numbers in every matrix", "nothing but the picture")
+@change("random-weights", "other numbers in every matrix", "nothing but the picture")
 def random_weights(pipe, device):
     for part in parts(pipe).values():
         for weight in (w.data for w in part.parameters() if w.ndim > 1):
@@ -90,40 +90,40 @@ def stored_as(dtype: torch.dtype) -> Apply:
     return apply
 
 
-variant("fp16-weights", "UNet weights stored as fp16, computed in fp32", "half the UNet")(stored_as(torch.float16))
-variant("bf16-weights", "UNet weights stored as bf16, computed in fp32", "the same")(stored_as(torch.bfloat16))
-variant("fp8-weights", "UNet weights stored in 8 bits", "a quarter of fp32's UNet, slower")(
+change("fp16-weights", "UNet weights stored as fp16, computed in fp32", "half the UNet")(stored_as(torch.float16))
+change("bf16-weights", "UNet weights stored as bf16, computed in fp32", "the same")(stored_as(torch.bfloat16))
+change("fp8-weights", "UNet weights stored in 8 bits", "a quarter of fp32's UNet, slower")(
     stored_as(torch.float8_e4m3fn)
 )
 
 
-@variant("int8-weights", "UNet weights stored as whole numbers", "a quarter of fp32's UNet, slower")
+@change("int8-weights", "UNet weights stored as whole numbers", "a quarter of fp32's UNet, slower")
 def int8_weights(pipe, device):
     to_int8(pipe.unet)
 
 
-@variant("channels-last", "a pixel's channels side by side in memory", "speed")
+@change("channels-last", "a pixel's channels side by side in memory", "speed")
 def channels_last(pipe, device):
     for part in (pipe.unet, pipe.vae):
         part.to(memory_format=torch.channels_last)
 
 
-@variant("fuse-qkv", "query, key and value by one matrix", "speed, by a little")
+@change("fuse-qkv", "query, key and value by one matrix", "speed, by a little")
 def fuse_qkv(pipe, device):
     pipe.fuse_qkv_projections()
 
 
-@variant("attention-naive", "all scores in memory at once", "more memory")
+@change("attention-naive", "all scores in memory at once", "more memory")
 def attention_naive(pipe, device):
     pipe.unet.set_attn_processor(AttnProcessor())
 
 
-@variant("attention-slicing", "naive, one head after the other", "less memory than naive, slower")
+@change("attention-slicing", "naive, one head after the other", "less memory than naive, slower")
 def attention_slicing(pipe, device):
     pipe.enable_attention_slicing(1)
 
 
-@variant("attention-xformers", "the xformers package", "as PyTorch's own")
+@change("attention-xformers", "the xformers package", "as PyTorch's own")
 def attention_xformers(pipe, device):
     if importlib.util.find_spec("xformers") is None:
         raise VariantError("xformers is not installed")
@@ -144,23 +144,23 @@ def only_kernel(kernel: str) -> Apply:
     return apply
 
 
-variant("attention-math", "PyTorch's plain kernel", "more memory")(only_kernel("math"))
-variant("attention-flash", "PyTorch's flash kernel", "least memory, fastest")(only_kernel("flash"))
-variant("attention-efficient", "PyTorch's memory-efficient kernel", "least memory")(only_kernel("mem_efficient"))
-variant("attention-cudnn", "cuDNN's kernel", "least memory, fastest")(only_kernel("cudnn"))
+change("attention-math", "PyTorch's plain kernel", "more memory")(only_kernel("math"))
+change("attention-flash", "PyTorch's flash kernel", "least memory, fastest")(only_kernel("flash"))
+change("attention-efficient", "PyTorch's memory-efficient kernel", "least memory")(only_kernel("mem_efficient"))
+change("attention-cudnn", "cuDNN's kernel", "least memory, fastest")(only_kernel("cudnn"))
 
 
-@variant("vae-tiling", "decode in overlapping tiles", "less memory for decoding")
+@change("vae-tiling", "decode in overlapping tiles", "less memory for decoding")
 def vae_tiling(pipe, device):
     pipe.vae.enable_tiling()
 
 
-@variant("vae-slicing", "decode one picture after the other", "less memory for decoding a batch")
+@change("vae-slicing", "decode one picture after the other", "less memory for decoding a batch")
 def vae_slicing(pipe, device):
     pipe.vae.enable_slicing()
 
 
-@variant("tome", "half of the tokens merged", "faster on large pictures, another picture")
+@change("tome", "half of the tokens merged", "faster on large pictures, another picture")
 def tome(pipe, device):
     """tomesd touches only layers of the full resolution unless told otherwise, and SDXL has no attention there.
 
@@ -171,22 +171,22 @@ def tome(pipe, device):
     tomesd.apply_patch(pipe.unet, ratio=0.5, max_downsample=1 if attends_at_once else 2)
 
 
-@variant("compile", "torch.compile the UNet", "faster after a long first call")
+@change("compile", "torch.compile the UNet", "faster after a long first call")
 def compiled(pipe, device):
     pipe.unet.compile()
 
 
-@variant("compile-autotune", "the same, trying many kernels", "faster after a longer first call")
+@change("compile-autotune", "the same, trying many kernels", "faster after a longer first call")
 def compiled_autotune(pipe, device):
     pipe.unet.compile(mode="max-autotune")
 
 
-@variant("model-offload", "one part at a time on the device", "memory of the largest part, slower", places=True)
+@change("model-offload", "one part at a time on the device", "memory of the largest part, slower", places=True)
 def model_offload(pipe, device):
     pipe.enable_model_cpu_offload(device=device)
 
 
-@variant("sequential-offload", "one layer at a time on the device", "least memory, slowest", places=True)
+@change("sequential-offload", "one layer at a time on the device", "least memory, slowest", places=True)
 def sequential_offload(pipe, device):
     """Diffusers refuses a machine without an accelerator; Accelerate's own function does not."""
     if device != "cpu":
@@ -196,19 +196,19 @@ def sequential_offload(pipe, device):
         accelerate.cpu_offload(part, "cpu", offload_buffers=True)
 
 
-@variant("group-offload", "one block at a time on the device", "memory of a block", places=True)
+@change("group-offload", "one block at a time on the device", "memory of a block", places=True)
 def group_offload(pipe, device):
     on, off = torch.device(device), torch.device("cpu")
     pipe.enable_group_offload(on, off, offload_type="block_level", num_blocks_per_group=1)
 
 
-@variant("group-offload-stream", "layers, sent while others compute", "least memory, less slow", places=True)
+@change("group-offload-stream", "layers, sent while others compute", "least memory, less slow", places=True)
 def group_offload_stream(pipe, device):
     on, off = torch.device(device), torch.device("cpu")
     pipe.enable_group_offload(on, off, offload_type="leaf_level", use_stream=True)
 
 
-@variant("disk-offload", "layers wait on the disk", "least memory of all, slow", places=True)
+@change("disk-offload", "layers wait on the disk", "least memory of all, slow", places=True)
 def disk_offload(pipe, device):
     """The one offload that saves memory without a GPU."""
     pipe.offload_folder = tempfile.TemporaryDirectory()  # lives as long as the pipeline
@@ -287,7 +287,7 @@ def offloads(names: Sequence[str]) -> bool:
 
 def prepare(pipe: DiffusionPipeline, names: Sequence[str], device: str) -> DiffusionPipeline:
     """Make the named changes, in the order of VARIANTS, to a pipeline that is where it shall be."""
-    for name, change in VARIANTS.items():
+    for name, variant in VARIANTS.items():
         if name in names:
-            change.apply(pipe, device)
+            variant.apply(pipe, device)
     return pipe

@@ -14,9 +14,7 @@ from PIL import Image
 from sdhelpers.book import expectations
 from sdhelpers.book.chapters import Execution, path_of, run
 from sdhelpers.book.page import is_progress_bar, without_widgets
-
-PLOT_COLOURS = 4096  # a plot has fewer, a picture more
-
+from sdhelpers.images import PLOT_COLOURS
 
 MEASURED = re.compile(r"^\*Measured[^*]*\*$", re.MULTILINE)
 

@@ -14,14 +14,13 @@ from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
-from sdhelpers.images import labelled_grid
+from sdhelpers.images import PLOT_COLOURS, labelled_grid
 
 SCRIPT = Path(__file__).with_suffix(".js")
 COLUMNS = 6  # of the sheet
 GAP = 4  # pixels between its pages, as labelled_grid leaves them
 INTERVAL = 400  # milliseconds that a page stays while the book plays
-PLOT_COLOURS = 4096  # a plot has fewer, a picture more
-QUALITIES = (80, 65, 50, 35)
+WEBP_QUALITIES = (80, 65, 50, 35)
 MOST_BYTES = 120_000  # a stored notebook holds the sheet; the first quality that needs less is taken
 
 
@@ -37,7 +36,7 @@ class Flipbook:
         columns = min(COLUMNS, len(images))
         sheet = labelled_grid(images, labels, columns)
         rows = -(-len(images) // columns)
-        self.content = encode(sheet)
+        self.content = small_file(sheet)
         self.book = {
             "columns": columns,
             "count": len(images),
@@ -65,14 +64,14 @@ class Flipbook:
         return f"<div><img {' '.join(f'{key}={quoteattr(value)}' for key, value in attributes.items())}></div>"
 
 
-def encode(sheet: Image.Image) -> bytes:
+def small_file(sheet: Image.Image) -> bytes:
     """The sheet as a small WebP file: a plot exact but of few colours, pictures as good as MOST_BYTES allow."""
     if sheet.getcolors(PLOT_COLOURS):
         exact = to_webp(sheet.quantize(16, dither=Image.Dither.NONE).convert("RGB"), lossless=True, quality=100)
         if len(exact) <= MOST_BYTES:
             return exact
-    made = (to_webp(sheet, quality=quality) for quality in QUALITIES)
-    return next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=QUALITIES[-1])
+    made = (to_webp(sheet, quality=quality) for quality in WEBP_QUALITIES)
+    return next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=WEBP_QUALITIES[-1])
 
 
 def to_webp(image: Image.Image, **options) -> bytes:

@@ -38,7 +38,7 @@ def messages(words: str, style: str | None = None) -> list[dict[str, str]]:
     return [{"role": "system", "content": system}, {"role": "user", "content": words}]
 
 
-def describe(repository: str) -> HubModel:
+def published_chat_model(repository: str) -> HubModel:
     """What the hub says of a chat model: newest revision, sizes, licence. Raises ModelError when it does not answer."""
     try:
         info = huggingface_hub.HfApi().model_info(repository, files_metadata=True)
@@ -54,7 +54,7 @@ def describe(repository: str) -> HubModel:
     return HubModel(repository, info.sha, WEIGHTS, weights + 20_000_000, parameters, str(licence))
 
 
-def locate(tier: str = "pocket", chat_model: str | None = None) -> Path:
+def locate_chat_model(tier: str = "pocket", chat_model: str | None = None) -> Path:
     """The folder of the registry's model, or of any chat model: a folder on this computer or an id of the hub.
 
     Sizes are checked before a download. Raises ModelError with one sentence.
@@ -62,14 +62,14 @@ def locate(tier: str = "pocket", chat_model: str | None = None) -> Path:
     if chat_model is None:
         return models.locate("prompter", tier)
     folder = Path(chat_model).expanduser()
-    return folder if folder.is_dir() else download(describe(chat_model))
+    return folder if folder.is_dir() else download(published_chat_model(chat_model))
 
 
 class Prompter:
-    """A chat model with its tokenizer, ready to expand words; `folder` is what `locate` gives."""
+    """A chat model with its tokenizer, ready to expand words; `folder` is what `locate_chat_model` gives."""
 
     def __init__(self, tier: str = "pocket", folder: Path | None = None):
-        folder = folder or locate(tier)
+        folder = folder or locate_chat_model(tier)
         self.device = best_device()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         if self.tokenizer.chat_template is None:

@@ -165,14 +165,14 @@ def hub_answers(monkeypatch, **changes):
 
 def test_any_chat_model_is_described_from_what_the_hub_says(monkeypatch):
     hub_answers(monkeypatch)
-    model = language_model.describe("owner/chat")
+    model = language_model.published_chat_model("owner/chat")
     assert (model.parameters, model.revision, model.licence) == (1_000, "0" * 40, "mit")
     assert model.download >= 2_000
     hub_answers(monkeypatch, safetensors=None, card_data=None)
-    assert language_model.describe("owner/chat").parameters == 1_000
+    assert language_model.published_chat_model("owner/chat").parameters == 1_000
     hub_answers(monkeypatch, siblings=[])
     with pytest.raises(ModelError, match=r"no \.safetensors"):
-        language_model.describe("owner/chat")
+        language_model.published_chat_model("owner/chat")
 
 
 def test_a_chat_model_that_the_hub_does_not_know_is_one_sentence(monkeypatch):
@@ -181,12 +181,14 @@ def test_a_chat_model_that_the_hub_does_not_know_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(ModelError, match="tells nothing about 'no/such'"):
-        language_model.locate("full", "no/such")
+        language_model.locate_chat_model("full", "no/such")
 
 
 def test_a_folder_on_this_computer_is_a_chat_model_too():
     folder = models.POCKET / "prompter"
-    assert language_model.locate("pocket", str(folder)) == folder == language_model.locate("pocket")
+    assert (
+        language_model.locate_chat_model("pocket", str(folder)) == folder == language_model.locate_chat_model("pocket")
+    )
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path, writer):
