@@ -19,8 +19,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
-from test_flipbook import COLOURS, pages
 
+from beside import COLOURS, pages
 from sdhelpers.book import chapters, store
 from sdhelpers.book.page import page as export
 from sdhelpers.generation import Settings

@@ -8,44 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from transformers import CLIPConfig, CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPSegConfig, CLIPSegForImageSegmentation
 
+from published_shapes import UNET, true_sd15
 from sdhelpers import models
 from sdhelpers.models import ModelError, hub
 from sdhelpers.paths import ROOT
-
-# The configuration that the published Stable Diffusion 1.5 has.
-UNET = dict(
-    sample_size=64,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(320, 640, 1280, 1280),
-    layers_per_block=2,
-    cross_attention_dim=768,
-    attention_head_dim=8,
-)
-VAE = dict(
-    in_channels=3,
-    out_channels=3,
-    latent_channels=4,
-    block_out_channels=(128, 256, 512, 512),
-    layers_per_block=2,
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    sample_size=512,
-    scaling_factor=0.18215,
-)
-TEXT = dict(
-    vocab_size=49_408,
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    max_position_embeddings=77,
-    projection_dim=768,
-)
 
 
 @pytest.fixture
@@ -159,25 +129,6 @@ def test_a_download_that_breaks_off_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(hub, "check_network", lambda model: None)
     with pytest.raises(ModelError, match=r"broke off \(ConnectionResetError\); run the cell again"):
         hub.download(replace(models.entry("sd15").full, download=1000))
-
-
-def true_sd15(device: str) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's own shapes; on the device "meta" they hold no numbers."""
-    with torch.device(device):
-        parts = dict(
-            unet=UNet2DConditionModel(**UNET),
-            vae=AutoencoderKL(**VAE),
-            text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT)),
-        )
-    tokenizer = StableDiffusionPipeline.from_pretrained(models.locate("sd15")).tokenizer
-    return StableDiffusionPipeline(
-        **parts,
-        tokenizer=tokenizer,
-        scheduler=PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1),
-        feature_extractor=None,
-        safety_checker=None,
-        requires_safety_checker=False,
-    )
 
 
 def count(*parts: torch.nn.Module) -> int:

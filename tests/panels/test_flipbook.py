@@ -3,13 +3,8 @@
 import pytest
 from PIL import Image
 
+from beside import COLOURS, pages
 from sdhelpers.panels.flipbook import MOST_BYTES, Flipbook
-
-COLOURS = ["red", "green", "blue", "black", "yellow", "purple", "orange"]  # more than a row of the sheet
-
-
-def pages(colours=COLOURS, size=(60, 40)) -> list[Image.Image]:
-    return [Image.new("RGB", size, colour) for colour in colours]
 
 
 def test_the_sheet_is_small():

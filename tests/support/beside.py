@@ -11,6 +11,7 @@ from PIL import Image
 from sdhelpers import models
 
 PROMPT = "a cartoon of a cat on a beach"
+COLOURS = ["red", "green", "blue", "black", "yellow", "purple", "orange"]  # more than a row of the sheet
 WIDTH = json.loads((models.POCKET / "sd15/text_encoder/config.json").read_text(encoding="utf-8"))["hidden_size"]
 
 
@@ -72,3 +73,8 @@ def assert_apart(pipe, panel_draws) -> None:
     assert in_the_middle == [panels], "the panel's picture is the one that it draws alone"
     assert beside.tobytes() == cells.tobytes(), "and so is the cell's"
     assert state(pipe) == before
+
+
+def pages(colours=COLOURS, size=(60, 40)) -> list[Image.Image]:
+    """Pages of a flipbook, one a colour."""
+    return [Image.new("RGB", size, colour) for colour in colours]

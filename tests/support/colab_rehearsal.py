@@ -20,8 +20,8 @@ from pathlib import Path
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
-from test_chapters import EXPECTED, problems
 
+from listed_claims import EXPECTED, problems
 from sdhelpers.book import chapters, colab, links
 
 HERE = Path(__file__).parent

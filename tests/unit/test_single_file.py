@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
-from test_models import true_sd15
 
+from published_shapes import true_sd15
 from sdhelpers import models
 from sdhelpers.files import single_file
 from sdhelpers.files.single_file import save_single_file, to_original_layout
