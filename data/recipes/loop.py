@@ -25,33 +25,11 @@ from accelerate.utils import set_seed
 from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 
+import card
+import places
 from sdhelpers.device import best_device, relative_speed
 
-RECIPES = Path(__file__).resolve().parent
-RUNS = RECIPES / "runs"
 LOG_EVERY = 20  # steps that one point of the history averages over
-
-
-def arguments(description: str, **defaults: Any) -> argparse.Namespace:
-    """The options that every recipe has; a recipe gives its own defaults, and may add more of its own."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=defaults.pop("steps"), help="steps of the whole training")
-    parser.add_argument("--minutes", type=float, help="pause after so many minutes; run again to go on")
-    parser.add_argument("--batch", type=int, default=defaults.pop("batch"))
-    parser.add_argument("--lr", type=float, default=defaults.pop("lr"))
-    parser.add_argument("--decay", type=float, default=0.3, help="last part of the steps with a falling rate")
-    parser.add_argument("--ema", type=float, default=defaults.pop("ema", 0.999))
-    parser.add_argument("--ema-long", type=float, help="also keep an average of this decay (0.9999: a longer one)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw the world (a GPU wants many)")
-    parser.add_argument("--compile", action="store_true", help="compile the loss (minutes once, then faster)")
-    parser.add_argument("--save-every", type=float, default=5.0, help="minutes between checkpoints")
-    parser.add_argument("--fresh", action="store_true", help="forget the checkpoint and begin again")
-    parser.add_argument("--init", type=Path, help="begin with the weights of this folder")
-    parser.add_argument("--run", help="name of the folder in runs/ (default: the recipe's own)")
-    for name, default in defaults.items():
-        flag = {"action": "store_true"} if default is False else {"type": type(default), "default": default}
-        parser.add_argument(f"--{name.replace('_', '-')}", **flag)
-    return parser.parse_args()
 
 
 class Progress:
@@ -99,7 +77,7 @@ class Training:
         torch.set_flush_denormal(True)
         set_seed(seed)
         self.part, self.name, self.options = name, options.run or name, options
-        self.folder = RUNS / self.name
+        self.folder = places.RUNS / self.name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.accelerator = Accelerator(mixed_precision=precision())
         self.device = self.accelerator.device
@@ -229,29 +207,21 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         """What a model card tells of the training."""
-        on_gpu = self.device.type == "cuda"
-        device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads"
-        before = earlier_facts(self.options.init, self.part) if self.options.init else None
-        return {
-            "steps": self.progress.step,
-            "samples": self.progress.samples,
-            "minutes": round(self.progress.seconds / 60, 1),
-            "device": device,
-            "date": time.strftime("%Y-%m-%d"),
-            "learning_rate": self.options.lr,
-            "batch": self.options.batch,
-            **({"earlier": before} if before else {}),
-        }
+        progress, on_gpu = self.progress, self.device.type == "cuda"
+        device = torch.cuda.get_device_name() if on_gpu else cpu_threads()
+        return card.facts(
+            self.part,
+            self.options,
+            steps=progress.step,
+            samples=progress.samples,
+            seconds=progress.seconds,
+            device=device,
+        )
 
 
-def earlier_facts(folder: Path, part: str) -> dict[str, Any] | None:
-    """How the weights in `folder` were trained: from its own facts, or from the card of what was assembled of them."""
-    if (folder / "facts.json").exists():
-        return json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    for card in (folder / "card.json", folder.parent / "card.json"):
-        if card.exists():
-            return json.loads(card.read_text(encoding="utf-8"))["parts"].get(part)
-    return None
+def cpu_threads() -> str:
+    """The processor as a card names it."""
+    return f"{torch.get_num_threads()} CPU threads"
 
 
 def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
@@ -278,3 +248,10 @@ def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
     figure.savefig(temporary, dpi=80)
     plt.close(figure)
     os.replace(temporary, path)
+
+
+RECIPES, RUNS = places.RECIPES, places.RUNS
+
+
+def arguments(*_, **__):
+    raise SystemExit("moving house")
