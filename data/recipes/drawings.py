@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import tempfile
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -26,41 +27,9 @@ MARGIN = 4  # empty border around each drawing, so that reducing it never bleeds
 COLUMNS = 10
 GAP = 5  # half the widest gap in a line that still counts as closed, at 4 x CELL
 
-PACKAGES = {
-    "@lobehub/fluent-emoji-3d": "1.1.0",
-    "@iconify-json/fluent-emoji-flat": "1.2.6",
-    "@iconify-json/fluent-emoji-high-contrast": "1.2.6",
-    "@iconify-json/noto": "1.2.9",
-    "@expo-google-fonts/noto-emoji": "0.4.7",
-}
-
-# The slug in the icon sets, and the word that captions use where it differs.
-SLUGS = """
-cat dog horse cow pig ewe goat rabbit mouse elephant giraffe zebra tiger monkey gorilla kangaroo camel
-turtle snake fish shark whale dolphin octopus crab snail butterfly honeybee lady-beetle spider duck owl
-parrot penguin flamingo swan deciduous-tree evergreen-tree palm-tree cactus sunflower rose tulip mushroom
-red-apple banana grapes strawberry cherries lemon pear pineapple watermelon avocado carrot pizza
-hamburger croissant doughnut cupcake soft-ice-cream automobile bus tractor motorcycle bicycle locomotive
-airplane helicopter rocket sailboat ship flying-saucer house castle church hut umbrella key guitar violin
-trumpet camera alarm-clock light-bulb chair bell balloon teddy-bear soccer-ball crown scissors teapot
-wrapped-gift trophy crescent-moon star rainbow snowman astronaut
-""".split()
-HELD_OUT_SLUGS = ["hedgehog", "t-rex"]
-WORDS = {
-    "ewe": "sheep",
-    "honeybee": "bee",
-    "lady-beetle": "ladybug",
-    "deciduous-tree": "tree",
-    "evergreen-tree": "pine tree",
-    "red-apple": "apple",
-    "automobile": "car",
-    "locomotive": "train",
-    "soft-ice-cream": "ice cream",
-    "wrapped-gift": "gift",
-    "crescent-moon": "moon",
-    "flying-saucer": "UFO",
-    "t-rex": "dinosaur",
-}
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+PACKAGES, WORDS = TABLES["packages"], TABLES["words"]
+SLUGS, HELD_OUT_SLUGS = TABLES["slugs"]["all"].split(), TABLES["slugs"]["held_out"]
 
 
 def word(slug: str) -> str:

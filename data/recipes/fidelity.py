@@ -1,6 +1,6 @@
 """How close generated pictures come to the world's drawings: a judge that was never trained.
 
-Used by evaluate.py for the card and by sweep.py for comparisons. The world has exactly one drawing for a noun and a
+Used by `evaluate sd15` for the card and by `sweep` for comparisons. The world has exactly one drawing for a noun and a
 style, so a perfect picture contains it, pixel by pixel. For every picture, the drawing of the right noun is laid over
 it at every place and in every size that the world uses, and the smallest mean square difference under the drawing is
 kept; of all nouns' drawings, the one that fits best says what the picture shows. Drawn scenes after the VAE are the
@@ -11,16 +11,17 @@ its guess of the clean latents is off at that noise.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
+from card import share
 from sdhelpers import world
 from sdhelpers.images import to_tensor
-from sdhelpers.measures import pixels
+from sdhelpers.measures.pixels import psnr, sharpness
 from sdhelpers.world import Description
 from sdhelpers.world.drawings import drawing
 from sdhelpers.world.scenes import SIZES
@@ -76,9 +77,11 @@ def transforms_of(images: Sequence[Image.Image], side: int) -> torch.Tensor:
 
 def smallest_errors(images: Sequence[Image.Image], noun: str, style: str, side: int = 128) -> torch.Tensor:
     """For each picture, the mean square error (of colours from 0 to 1) where this noun's drawing fits best."""
-    transforms = transforms_of(images, side)
-    fits = [Template(noun, style, size, side).smallest_errors(transforms) for size in sizes(side)]
-    return torch.stack(fits).amin(0)
+    return _best_fits(transforms_of(images, side), noun, style, side)
+
+
+def _best_fits(transforms: torch.Tensor, noun: str, style: str, side: int) -> torch.Tensor:
+    return torch.stack([Template(noun, style, s, side).smallest_errors(transforms) for s in sizes(side)]).amin(0)
 
 
 def best_nouns(
@@ -89,14 +92,7 @@ def best_nouns(
     for style in set(styles):
         which = [i for i, other in enumerate(styles) if other == style]
         transforms = transforms_of([images[i] for i in which], side)
-        errors = torch.stack(
-            [
-                torch.stack([Template(n, style, size, side).smallest_errors(transforms) for size in sizes(side)]).amin(
-                    0
-                )
-                for n in nouns
-            ]
-        )
+        errors = torch.stack([_best_fits(transforms, noun, style, side) for noun in nouns])
         for i, best in zip(which, errors.argmin(0)):
             found[i] = nouns[best]
     return found
@@ -120,7 +116,7 @@ def compare(
     right = [a == b for a, b in zip(best_nouns(images, styles, nouns), wanted)]
     highest = [a == b for a, b in zip(best_nouns(ceiling, styles, nouns), wanted)]
     error, least = np.mean(errors_of(images, tasks)), np.mean(errors_of(ceiling, tasks))
-    sharp, sharpest = (np.mean([pixels.sharpness(image) for image in some]) for some in (images, ceiling))
+    sharp, sharpest = (np.mean([sharpness(image) for image in some]) for some in (images, ceiling))
     of_style = {
         f"noun right by the drawings, {style}": share(flag for flag, s in zip(right, styles) if s == style)
         for style in sorted(set(styles))
@@ -135,17 +131,8 @@ def compare(
     }
 
 
-def share(flags: Iterable[bool]) -> float:
-    return round(float(np.mean(list(flags))), 4)
-
-
 @torch.inference_mode()
-def drawn_back(
-    pipe: StableDiffusionPipeline,
-    scenes: Sequence[world.Scene],
-    times: Sequence[int] = (100, 500),
-    steps: int = 10,
-) -> dict[str, float]:
+def drawn_back(pipe: StableDiffusionPipeline, scenes: Sequence[world.Scene], steps: int = 10) -> dict[str, float]:
     """PSNR of true latents that are noised to t and drawn back without guidance, and how far the first guess is off."""
     pixels = torch.stack([to_tensor(scene.image) for scene in scenes])
     latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
@@ -155,10 +142,10 @@ def drawn_back(
 
     def decibels(latents: torch.Tensor) -> float:
         images = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample
-        return round(float(np.mean([pixels.psnr(a, b) for a, b in zip(images, pixels)])), 2)
+        return round(float(np.mean([psnr(a, b) for a, b in zip(images, pixels)])), 2)
 
     scores = {"VAE alone, dB": decibels(latents)}
-    for t in times:
+    for t in (100, 500):
         x = alpha_bar[t].sqrt() * latents + (1 - alpha_bar[t]).sqrt() * noise
         way = [round(t * left / steps) for left in range(steps, -1, -1)]
         for now, then in itertools.pairwise(way):  # DDIM; the last guess of the clean latents is the result

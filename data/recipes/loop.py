@@ -6,6 +6,7 @@ curve as a picture, and the averaged weights.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -52,10 +53,14 @@ class FromSample(torch.utils.data.Sampler):
         self.first = first
 
     def __iter__(self) -> Iterator[int]:
-        number = self.first
-        while True:
-            yield number
-            number += 1
+        return itertools.count(self.first)
+
+
+def stacked(samples: list) -> Any:
+    """A batch of samples, each a tensor or a tuple: tensors are stacked, everything else becomes lists."""
+    if isinstance(samples[0], torch.Tensor):
+        return torch.stack(samples)
+    return tuple(stacked(part) if isinstance(part[0], torch.Tensor) else list(part) for part in zip(*samples))
 
 
 def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200) -> float:
@@ -133,7 +138,7 @@ class Training:
         dataset: Dataset,
         prepare: Callable[[Any], tuple[torch.Tensor, ...]],
         loss_of: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]],
-        collate: Callable[[list], Any] | None = None,
+        collate: Callable[[list], Any] = stacked,
     ) -> bool:
         """Train until `steps` or `minutes` are over. True when all the steps are done.
 
@@ -141,36 +146,19 @@ class Training:
         gives the loss and a dictionary of what else to record.
         """
         options, progress = self.options, self.progress
-        batches = iter(
-            DataLoader(
-                dataset,
-                batch_size=options.batch,
-                sampler=FromSample(progress.samples),
-                num_workers=options.workers,
-                collate_fn=collate,
-                pin_memory=self.device.type == "cuda",
-            )
+        loader = DataLoader(
+            dataset,
+            batch_size=options.batch,
+            sampler=FromSample(progress.samples),
+            num_workers=options.workers,
+            collate_fn=collate,
+            pin_memory=self.device.type == "cuda",
         )
-        if options.compile:
-            loss_of = torch.compile(loss_of)
+        batches, loss_of = iter(loader), torch.compile(loss_of) if options.compile else loss_of
         started = last_save = time.monotonic()
         before, sums, counted = progress.seconds, {}, 0
         while progress.step < options.steps:
-            with torch.no_grad(), self.accelerator.autocast():
-                tensors = prepare(next(batches))
-            with self.accelerator.autocast():
-                loss, metrics = loss_of(self.model, *tensors)
-            self.accelerator.backward(loss)
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
-            if torch.isfinite(norm):
-                self.optimizer.step()
-            self.optimizer.zero_grad()
-            self.schedule.step()
-            for average in self.averages:
-                average.step([p for p in self.model.parameters() if p.requires_grad])
-            progress.step += 1
-            progress.samples += options.batch
-            for key, value in {"loss": loss, **metrics}.items():
+            for key, value in self._step(next(batches), prepare, loss_of).items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float()
             counted += 1
             if progress.step % LOG_EVERY == 0:
@@ -189,34 +177,42 @@ class Training:
         self.save()
         return progress.step >= options.steps
 
+    def _step(self, batch: Any, prepare: Callable, loss_of: Callable) -> dict[str, torch.Tensor]:
+        """One step of the optimizer, of the rate and of the averages; the loss and what else is recorded."""
+        with torch.no_grad(), self.accelerator.autocast():
+            tensors = prepare(batch)
+        with self.accelerator.autocast():
+            loss, metrics = loss_of(self.model, *tensors)
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        for average in self.averages:
+            average.step([p for p in self.model.parameters() if p.requires_grad])
+        self.progress.step += 1
+        self.progress.samples += self.options.batch
+        return {"loss": loss, **metrics}
+
     def _report(self, entry: dict[str, float]) -> None:
         progress = self.progress
         rate = progress.samples / max(1.0, progress.seconds)
         numbers = "  ".join(f"{key} {value:.4f}" for key, value in entry.items())
-        print(
-            f"{self.name} {progress.step}/{self.options.steps}  {progress.seconds / 60:.1f} min  "
-            f"{rate:.1f} samples/s  {numbers}",
-            flush=True,
-        )
+        passed = f"{progress.step}/{self.options.steps}  {progress.seconds / 60:.1f} min  {rate:.1f} samples/s"
+        print(f"{self.name} {passed}  {numbers}", flush=True)
 
     def averaged_model(self, average: EMAModel | None = None) -> torch.nn.Module:
         """The model with its averaged weights (or another average's), in evaluation mode on the CPU in float32."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model).to("cpu", memory_format=torch.contiguous_format).float()
         (average or self.ema).copy_to([p for p in model.parameters() if p.requires_grad])
-        return model.to("cpu", memory_format=torch.contiguous_format).float().eval()
+        return model.eval()
 
     def facts(self) -> dict[str, Any]:
         """What a model card tells of the training."""
-        progress, on_gpu = self.progress, self.device.type == "cuda"
-        device = torch.cuda.get_device_name() if on_gpu else cpu_threads()
-        return card.facts(
-            self.part,
-            self.options,
-            steps=progress.step,
-            samples=progress.samples,
-            seconds=progress.seconds,
-            device=device,
-        )
+        device = torch.cuda.get_device_name() if self.device.type == "cuda" else cpu_threads()
+        now = self.progress
+        return card.facts(self.part, self.options, now.step, now.samples, now.seconds, device)
 
 
 def cpu_threads() -> str:
@@ -233,9 +229,8 @@ def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
     for axis, name in zip(axes.flat, names):
         points = [(h["step"], h[name]) for h in history if name in h]
         window = max(1, len(points) // 60)
-        smooth = [
-            sum(v for _, v in points[max(0, i - window) : i + 1]) / min(i + 1, window + 1) for i in range(len(points))
-        ]
+        last = [[value for _, value in points[max(0, i - window) : i + 1]] for i in range(len(points))]
+        smooth = [sum(values) / len(values) for values in last]
         axis.plot([s for s, _ in points], smooth, linewidth=1.2)
         axis.set(title=name, xlabel="step")
         if min(smooth) > 0:
@@ -248,10 +243,3 @@ def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
     figure.savefig(temporary, dpi=80)
     plt.close(figure)
     os.replace(temporary, path)
-
-
-RECIPES, RUNS = places.RECIPES, places.RUNS
-
-
-def arguments(*_, **__):
-    raise SystemExit("moving house")

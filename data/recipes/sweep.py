@@ -1,28 +1,27 @@
 """Compare settings or checkpoints on the same held-out captions and seeds: a line of scores for each.
 
-    python data/recipes/sweep.py --images 80 --guidance 2 3 5 7.5
-    python data/recipes/sweep.py --images 80 --guidance 5 7.5 --interval 150 850      # guidance only between
-    python data/recipes/sweep.py --unet data/recipes/runs/unet2/export --images 200 --guidance 3 7.5 --sheet way.webp
-    python data/recipes/sweep.py --guidance                                           # only what is drawn back
+    python data/recipes sweep --images 80 --guidance 2 3 5 7.5
+    python data/recipes sweep --images 80 --guidance 5 7.5 --interval 150 850      # guidance only between
+    python data/recipes sweep --unet data/recipes/runs/unet2/export --images 200 --guidance 3 7.5 --sheet way.webp
+    python data/recipes sweep --guidance                                           # only what is drawn back
 
 The trained judge's and the drawings' shares of right nouns, the drawing's error and the sharpness beside drawn scenes
 after the VAE (fidelity.py). `--sheet` keeps the first 64 pictures of each scale, with the seeds 0 to 63, small.
 """
 
-import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
-from evaluate import STEPS, Artist, decode_again, held_out_tasks, share
+import places
+import stages
+from artist import STEPS, Artist, decode_again, drawn_by_the_world, heads_right, held_out_tasks
+from card import share
 from fidelity import compare, drawn_back
-from scenes_data import FRESH, fresh_scenes
-from sdhelpers import world
+from scenes_data import fresh_scenes
 from sdhelpers.measures.judge import Classifier
-from sdhelpers.models import POCKET
 
 UNGUIDED = 1 + 1e-6  # at 1 the pipeline leaves the empty prompt out, and cannot take it in again
 
@@ -55,38 +54,27 @@ def contact_sheet(images: list[Image.Image], columns: int = 8, side: int = 96) -
     return sheet
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=POCKET / "sd15")
+def main(arguments: Sequence[str]) -> None:
+    parser = stages.parser_of("sweep", __doc__)
+    parser.add_argument("--model", type=Path, default=places.POCKET / "sd15")
     parser.add_argument("--unet", type=Path, help="this UNet instead of the model's own")
     parser.add_argument("--images", type=int, default=80)
     parser.add_argument("--guidance", type=float, nargs="*", default=[3.0, 7.5])
     parser.add_argument("--interval", type=float, nargs=2, help="guide only between these time steps")
     parser.add_argument("--sheet", type=Path)
-    options = parser.parse_args()
-    torch.set_flush_denormal(True)
+    options = parser.parse_args(arguments)
     artist, judge = Artist.from_folder(options.model, options.unet), Classifier()
     for on_grid in (False, True):
         scenes = fresh_scenes(64, nouns=artist.nouns, latent_grid=on_grid)
         where = "on whole latents" if on_grid else "anywhere"
         print(json.dumps({"drawn back, objects": where, **drawn_back(artist.pipe, scenes)}), flush=True)
     tasks, captions = held_out_tasks(options.images, artist.nouns)
-    drawn = [world.draw(d, np.random.RandomState(FRESH + 50_000 + i)).image for i, d in enumerate(tasks)]
-    ceiling = decode_again(artist.pipe, drawn)
+    ceiling = decode_again(artist.pipe, drawn_by_the_world(tasks, 50_000))
     for scale in options.guidance:
         name = set_guidance(artist, scale, options.interval)
         images = artist(captions, list(range(options.images)), what=name)
-        verdict = judge(images)
-        judged = {
-            "noun": share(a == d.nouns[0] for a, d in zip(verdict.best("noun"), tasks)),
-            "style": share(a == d.style for a, d in zip(verdict.best("style"), tasks)),
-            "place": share(a == d.place for a, d in zip(verdict.best("place"), tasks)),
-        }
+        judged = {head: share(flags) for head, flags in heads_right(judge(images), tasks).items()}
         scores = {"setting": name, "steps": STEPS, "images": options.images, "judge": judged}
         print(json.dumps(scores | compare(images, ceiling, tasks, artist.nouns)), flush=True)
         if options.sheet:
             contact_sheet(images[:64]).save(options.sheet.with_stem(f"{options.sheet.stem}-{scale:g}"), quality=80)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,9 @@ them, and often in words that the image models have never read ("a kitty at the 
 
 import dataclasses
 import re
+import tomllib
 import zlib
+from pathlib import Path
 
 import numpy as np
 
@@ -25,83 +27,8 @@ from sdhelpers.world.captions import (
     write_caption,
 )
 
-EVERYDAY_NOUNS = {
-    "cat": "kitty|kitten|pussycat|tomcat",
-    "dog": "puppy|doggy|hound|pup",
-    "horse": "pony|stallion|mare",
-    "cow": "cattle|calf",
-    "pig": "piglet|hog",
-    "sheep": "lamb",
-    "rabbit": "bunny|hare",
-    "turtle": "tortoise",
-    "fish": "goldfish|trout",
-    "whale": "orca",
-    "octopus": "squid|kraken",
-    "butterfly": "moth",
-    "bee": "bumblebee|wasp",
-    "ladybug": "ladybird",
-    "duck": "duckling|mallard",
-    "tree": "oak",
-    "pine tree": "fir|spruce|christmas tree",
-    "palm tree": "coconut tree|date palm",
-    "mushroom": "toadstool",
-    "hamburger": "burger",
-    "doughnut": "donut",
-    "cupcake": "muffin",
-    "car": "automobile|auto|taxi",
-    "bus": "coach|minibus",
-    "motorcycle": "motorbike",
-    "bicycle": "bike",
-    "train": "locomotive|railway",
-    "airplane": "plane|aeroplane|jet",
-    "rocket": "spaceship|spacecraft",
-    "sailboat": "yacht|sailing boat",
-    "ship": "steamer|freighter",
-    "UFO": "flying saucer",
-    "house": "home|cottage",
-    "castle": "fortress|palace",
-    "church": "chapel",
-    "hut": "shack|cabin",
-    "umbrella": "parasol|brolly",
-    "violin": "fiddle",
-    "light bulb": "lamp",
-    "teddy bear": "teddy|plush bear",
-    "soccer ball": "football",
-    "gift": "present",
-    "astronaut": "spaceman|cosmonaut",
-}
-EVERYDAY_PLACES = {
-    "beach": "at the seaside|by the ocean|on the shore|on the coast|seaside",
-    "forest": "in the jungle|in the woodland|among the trees|woodland",
-    "night": "after dark|at midnight|in the moonlight|midnight",
-    "snow": "in winter|in a blizzard|on the ice|winter",
-    "city": "downtown|in town|in the street|town",
-    "desert": "in the dunes|in the sahara|dunes",
-    "sea": "on the water|on the waves|on the lake|water",
-    "meadow": "on the grass|in a field|in the countryside|grass",
-    "mountains": "in the alps|on a hill|in the hills|alps",
-    "room": "inside|at home|in the kitchen|in the living room",
-}
-EVERYDAY_STYLES = {
-    "3d render": "cgi|3d|computer graphics|3d graphics",
-    "flat illustration": "vector|flat design|flat|poster",
-    "line drawing": "sketch|doodle|line art|pencil drawing|pen and ink",
-    "cartoon": "comic|toon|comic strip|animated",
-}
-HOMES = {  # where one expects to see it, the most likely place first
-    "cow pig sheep goat horse rabbit tractor butterfly bee ladybug tree sunflower tulip kangaroo": "meadow mountains",
-    "cat dog mouse teddy bear|umbrella|guitar|violin|trumpet|camera|alarm clock|light bulb|chair": "room city",
-    "rose|cupcake|doughnut|croissant|pizza|hamburger|ice cream|gift|trophy|crown|key|scissors|teapot": "room",
-    "apple banana grapes strawberry cherries lemon pear pineapple watermelon avocado carrot": "room meadow",
-    "elephant giraffe zebra camel cactus|snake": "desert meadow",
-    "tiger monkey gorilla owl mushroom spider snail parrot|pine tree": "forest night",
-    "turtle crab palm tree|flamingo": "beach desert",
-    "fish shark whale dolphin octopus duck swan sailboat ship": "sea beach",
-    "penguin snowman": "snow mountains",
-    "car bus motorcycle bicycle train house church soccer ball|bell": "city meadow",
-    "airplane helicopter balloon castle hut rainbow": "mountains sea",
-    "rocket|UFO|astronaut|moon|star": "night desert",
-}
+TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+EVERYDAY_NOUNS, EVERYDAY_PLACES, EVERYDAY_STYLES, HOMES = (TABLES[t] for t in ("nouns", "places", "styles", "homes"))
 FILLERS = "cute nice pretty beautiful little lovely funny cool awesome big small amazing".split()
 OPENINGS = ("draw ", "please draw ", "i want ", "a picture of ", "make ", "show me ", "paint ")
 CLOSINGS = (".", "!", " please", " thanks")
@@ -118,16 +45,7 @@ class Wish:
     fixed_style: str | None = None  # the style that the system message asks for
 
 
-def _homes() -> dict[str, tuple[str, ...]]:
-    table: dict[str, tuple[str, ...]] = {}
-    for names, places in HOMES.items():
-        for noun in NOUNS:
-            if re.search(rf"(^|[ |]){noun}($|[ |])", names):
-                table.setdefault(noun, tuple(places.split()))
-    return table
-
-
-HOME = _homes()
+HOME = {noun: tuple(places.split(", ")) for places, names in HOMES.items() for noun in names.split("|")}
 
 
 def likely_place(noun: str, rng: np.random.RandomState) -> str:

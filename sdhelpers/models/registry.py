@@ -48,6 +48,7 @@ class Model:
     loaded_by: str  # the library's class
     size: int  # width and height in pixels that the pocket model was trained for
     about: str  # what its card says of it
+    parts: tuple[str, ...]  # the recipes that train the pocket model
     shares: dict[str, Any] | None = None  # what the pocket model takes from others, as compose.py reads it
     full: HubModel | None = None
 
@@ -58,7 +59,8 @@ def read_registry(path: Path) -> dict[str, Model]:
     for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
         full = entry.pop("full", None)
         published = full and HubModel(**{**full, "files": tuple(full["files"])})
-        models[name] = Model(name, **entry, full=published)
+        parts = tuple(entry.pop("parts", [name]))
+        models[name] = Model(name, **entry, parts=parts, full=published)
     return models
 
 

@@ -12,25 +12,19 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageEnhance, ImageFilter
 
 import fidelity
-from encode_latents import Scenes, chosen
-from guidance_scale import Blunting
-from loop import RECIPES, learning_rate_factor
-from restorer import LARGEST_NOISE, CaptionedScenes, Restorer, collate_captioned
+import places
+from conditioning import LARGEST_WEIGHT, Conditioning
+from encode import Scenes
+from latents import Latents, chosen
+from loop import learning_rate_factor, stacked
+from parts.guidance_scale import Blunting
+from parts.inpainting import TRAINED, carried_over, nine_channels
+from parts.unet import GROUNDED_SIDES, GROUNDING, Grounding, WatchedAttention, begin
+from parts.vae import LARGEST_NOISE, CaptionedScenes, Restorer
 from sdhelpers import models, world
 from sdhelpers.world import Description
 from sdhelpers.world.drawings import drawing
 from sweep import UNGUIDED, guided_between
-from train_inpainting import TRAINED, carried_over, nine_channels
-from train_unet import (
-    GROUNDED_SIDES,
-    GROUNDING,
-    LARGEST_WEIGHT,
-    Conditioning,
-    Grounding,
-    Latents,
-    WatchedAttention,
-    begin,
-)
 
 SMALL = dict(
     sample_size=8,
@@ -133,7 +127,7 @@ def test_attention_in_the_last_block_changes_nothing_at_first(tmp_path):
 
 
 def test_chosen_scenes_have_known_nouns_and_many_pairs():
-    nouns = (RECIPES / "nouns.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    nouns = places.words("nouns.txt")
     assert nouns == models.nouns()  # the card's order: a scene number means the same scene everywhere
     descriptions = [world.describe(np.random.RandomState(i), nouns) for i in chosen(range(2000), nouns)]
     assert {noun for d in descriptions for noun in d.nouns} <= set(nouns)
@@ -147,7 +141,7 @@ def test_learning_rate_rises_stays_and_falls():
 
 
 def test_recipes_that_lack_latents_say_which_command_makes_them():
-    with pytest.raises(SystemExit, match=r"run data/recipes/encode_latents\.py first"):
+    with pytest.raises(SystemExit, match="run `python data/recipes encode` first"):
         Latents(Path("nowhere"), ["cat"])
 
 
@@ -264,7 +258,7 @@ def test_the_restorers_latents_are_partly_true_and_the_loss_moves_only_the_decod
     restorer = Restorer(vae, models.locate("sd15") / "unet", models.locate("clip"), torch.device("cpu"))
     samples = [CaptionedScenes(models.nouns())[i] for i in range(3)]
     with torch.no_grad():
-        latents, pixels = restorer.prepare(collate_captioned(samples))
+        latents, pixels = restorer.prepare(stacked(samples))
         true = vae.encode(pixels).latent_dist.mode()
         torch.testing.assert_close(latents[0], true[0])
         off = (latents - true).square().mean((1, 2, 3)).sqrt() * vae.config.scaling_factor

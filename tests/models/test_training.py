@@ -1,10 +1,10 @@
 """The loop that every recipe shares takes real steps, in the precision that the probe finds fast here."""
 
-import sys
-
 import torch
 
 import loop
+import places
+import stages
 from sdhelpers.device import SLOW, relative_speed
 
 
@@ -19,10 +19,11 @@ class Numbers(torch.utils.data.Dataset):
 
 
 def trained(monkeypatch, folder, steps: int) -> tuple[bool, loop.Training]:
-    """A small model trained to recover a convolution, through the loop's own options."""
-    monkeypatch.setattr(loop, "RUNS", folder)
-    monkeypatch.setattr(sys, "argv", ["recipe", "--steps", str(steps), "--decay", "0"])
-    options = loop.arguments("a recipe", steps=1, batch=8, lr=1e-2)
+    """A small model trained to recover a convolution, with options as a config and a command line give them."""
+    monkeypatch.setattr(places, "RUNS", folder)
+    monkeypatch.setattr(stages, "CONFIGS", folder)
+    (folder / "small.toml").write_text("steps = 1\nbatch = 8\nlr = 1e-2\n", encoding="utf-8")
+    options = stages.options("small", arguments=["--steps", str(steps), "--decay", "0"])
     torch.manual_seed(0)
     data, model = Numbers(), torch.nn.Conv2d(4, 4, 3, padding=1)
     run = loop.Training("small", model, options)

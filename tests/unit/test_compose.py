@@ -194,7 +194,8 @@ def test_a_disk_that_fills_up_is_one_sentence(tmp_path):
     program = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from sdhelpers import completion, models\n"
+        "from sdhelpers import models\n"
+        "from sdhelpers.models import compose\n"
         "built = Path(sys.argv[1])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "for name in ('inpainting', 'safety-checker'):\n"

@@ -1,6 +1,8 @@
 """The picture-book world: deterministic, truthful, fast enough, and honest about what it keeps out."""
 
 import hashlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from sdhelpers import world
 from sdhelpers.measures import pixels
+from sdhelpers.paths import ROOT
 from sdhelpers.world import captions
 from sdhelpers.world.drawings import HELD_OUT_NOUNS, HELD_OUT_STYLE, drawing
 from sdhelpers.world.scenes import bounding_box
@@ -160,3 +163,9 @@ def test_unknown_words_are_refused_in_one_sentence():
         world.draw(captions.Description(("cat",), "photo", "beach"), rng)
     with pytest.raises(ValueError, match="no place 'moonbase'"):
         world.draw(captions.Description(("cat",), "cartoon", "moonbase"), rng)
+
+
+def test_the_drawings_index_is_read_when_it_is_asked_for():
+    asked = "import sdhelpers.world as w; size = w.drawings.index.cache_info; print(size().currsize, len(w.NOUNS))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 100\n"

@@ -1,6 +1,6 @@
 """Draw training scenes once and keep their latents, so that the UNet's training never runs the VAE.
 
-    python data/recipes/encode_latents.py --count 120000 --latent-grid
+    python data/recipes encode --count 120000 --latent-grid
 
 Writes one .npz for every 20,000 scene numbers to data/recipes/runs/latents/: `numbers` [n], `latents`
 float16 [n, 4, 16, 16] and `masks` uint8 [n, 2, 16, 16], how much of each latent's pixels every object covers, from
@@ -10,28 +10,21 @@ two are harder to learn. Goes on where it stopped. Captions are not stored: they
 `--latent-grid` moves the objects of the same scenes onto whole latents (see `sdhelpers.world.draw`).
 """
 
-import argparse
-import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-import torch
-from accelerate import Accelerator
 from diffusers import AutoencoderKL
 from torch.utils.data import DataLoader, Dataset
 
-from loop import RECIPES, RUNS, precision
+import places
+import stages
+from latents import BATCH, autocast, chosen, encode, frozen_vae, save_arrays
 from sdhelpers import world
 from sdhelpers.measures.judge import to_batch
 
 PER_FILE = 20_000
 SIDE = 16  # latents across a picture
-
-
-def chosen(numbers: range, nouns: Sequence[str]) -> list[int]:
-    """Those of the scene numbers that training takes: all of two objects, every second one of one object."""
-    objects = [len(world.describe(np.random.RandomState(i), nouns).nouns) for i in numbers]
-    return [number for number, count in zip(numbers, objects) if count == 2 or number % 2]
 
 
 class Scenes(Dataset):
@@ -52,46 +45,32 @@ class Scenes(Dataset):
         return to_batch([scene.image])[0], masks
 
 
-@torch.inference_mode()
-def encode(vae: AutoencoderKL, scenes: Scenes, accelerator: Accelerator, workers: int) -> dict[str, np.ndarray]:
-    """Scaled latents and masks of these scenes."""
+def encoded(vae: AutoencoderKL, scenes: Scenes, workers: int) -> dict[str, np.ndarray]:
+    """Numbers, scaled latents and masks of these scenes."""
     parts = {"latents": [], "masks": []}
-    for pixels, masks in DataLoader(scenes, batch_size=50, num_workers=workers):
-        pixels = pixels.to(accelerator.device, memory_format=torch.channels_last)
-        with accelerator.autocast():
-            mean = vae.encode(pixels).latent_dist.mode()
-        parts["latents"].append((mean.float() * vae.config.scaling_factor).cpu().numpy().astype(np.float16))
+    for pixels, masks in DataLoader(scenes, batch_size=BATCH, num_workers=workers):
+        with autocast(vae):
+            parts["latents"].append(encode(vae, pixels).numpy().astype(np.float16))
         parts["masks"].append(masks.numpy())
     return {"numbers": np.array(scenes.numbers), **{name: np.concatenate(part) for name, part in parts.items()}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str]) -> None:
+    parser = stages.parser_of("encode", __doc__)
     parser.add_argument("--count", type=int, default=120_000)
     parser.add_argument("--nouns", default="nouns.txt")
-    parser.add_argument("--vae", default=RUNS / "vae" / "export")
+    parser.add_argument("--vae", type=Path, default=places.export_of("vae"))
     parser.add_argument("--out", default="latents", help="name of the folder in runs/")
     parser.add_argument("--latent-grid", action="store_true", help="objects on whole latents")
     parser.add_argument("--workers", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_flush_denormal(True)
-    accelerator = Accelerator(mixed_precision=precision())
-    vae = AutoencoderKL.from_pretrained(options.vae, dtype=torch.float32)
-    vae = vae.to(accelerator.device, memory_format=torch.channels_last).eval()
-    nouns = (RECIPES / options.nouns).read_text(encoding="utf-8").split("\n")[:-1]
-    folder = RUNS / options.out
-    folder.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    vae, nouns = frozen_vae(options.vae), places.words(options.nouns)
     for first in range(0, options.count, PER_FILE):
-        path = folder / f"{first:08d}.npz"
+        path = places.RUNS / options.out / f"{first:08d}.npz"
         if path.exists():
             continue
         scenes = Scenes(chosen(range(first, first + PER_FILE), nouns), nouns, options.latent_grid)
-        arrays = encode(vae, scenes, accelerator, options.workers)
-        np.savez(path.with_suffix(".part.npz"), **arrays)
-        os.replace(path.with_suffix(".part.npz"), path)
+        arrays = encoded(vae, scenes, options.workers)
+        save_arrays(path, arrays)
         deviation = arrays["latents"].astype(np.float32).std()
         print(f"{first + PER_FILE} looked at, {len(scenes)} kept, deviation {deviation:.3f}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

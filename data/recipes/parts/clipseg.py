@@ -1,19 +1,15 @@
-"""Train pocket CLIPSeg: from an image and a few words to the mask of what the words name.
-
-    python data/recipes/train_clipseg.py
+"""Pocket CLIPSeg: from an image and a few words to the mask of what the words name.
 
 As in the paper (Lüddecke & Ecker 2022) the CLIP underneath stays as it is, read at a higher resolution than it was
 trained for; only the small decoder learns. Prompts are a noun of the scene, its background, or (for an empty mask)
 a noun that is not there. The repository ships the decoder alone; `sdhelpers.models.locate` adds pocket CLIP.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from transformers import (
     CLIPModel,
@@ -24,7 +20,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from loop import Training, arguments
+from export import save_changed
+from loop import Training
+from recipe import Options, Recipe
 from scenes_data import fresh_scenes
 from sdhelpers import models, world
 from sdhelpers.measures.judge import to_batch
@@ -61,15 +59,10 @@ class Prompted(Dataset):
         return to_batch([scene.image])[0], words, torch.from_numpy(mask.astype(np.float32))
 
 
-def collate(samples):
-    pixels, words, masks = zip(*samples)
-    return torch.stack(pixels), list(words), torch.stack(masks)
-
-
-def build(init: Path | None) -> CLIPSegForImageSegmentation:
-    """CLIPSeg around pocket CLIP, the decoder not trained yet, or the model of the folder `init`."""
-    if init:
-        model = CLIPSegForImageSegmentation.from_pretrained(init, dtype=torch.float32)
+def build(options: Options) -> CLIPSegForImageSegmentation:
+    """CLIPSeg around pocket CLIP, the decoder not trained yet, or the model of the folder `--init`."""
+    if options.init:
+        model = CLIPSegForImageSegmentation.from_pretrained(options.init, dtype=torch.float32)
         model.clip.requires_grad_(False)
         return model
     clip = CLIPModel.from_pretrained(models.locate("clip"), dtype=torch.float32)
@@ -77,10 +70,7 @@ def build(init: Path | None) -> CLIPSegForImageSegmentation:
         text_config=clip.config.text_config.to_dict(),
         vision_config=clip.config.vision_config.to_dict(),
         projection_dim=clip.config.projection_dim,
-        extract_layers=[1, 3, 5],
-        reduce_dim=64,
-        decoder_intermediate_size=512,
-        use_complex_transposed_convolution=True,
+        **options.architecture,
     )
     model = CLIPSegForImageSegmentation(config)
     model.clip.load_state_dict(clip.state_dict())
@@ -94,21 +84,34 @@ def processor() -> CLIPSegProcessor:
     return CLIPSegProcessor(images, CLIPTokenizerFast.from_pretrained(models.locate("clip")))
 
 
-def loss_of(model, pixels: torch.Tensor, tokens: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor):
+class Segmenting:
     """Binary cross-entropy and the Dice loss, which counts a small object as much as a large one."""
-    logits = model(input_ids=tokens, attention_mask=attention_mask, pixel_values=pixels).logits.float()
-    logits = F.interpolate(logits[:, None], size=masks.shape[-2:], mode="bilinear")[:, 0]
-    entropy = F.binary_cross_entropy_with_logits(logits, masks)
-    overlap, total = (logits.sigmoid() * masks).sum((1, 2)), (logits.sigmoid() + masks).sum((1, 2))
-    dice = 1 - ((2 * overlap + 50) / (total + 50)).mean()
-    return entropy + 0.5 * dice, {"cross_entropy": entropy, "dice": dice}
+
+    def __init__(self, training: Training):
+        self.device, self.tokenizer = training.device, processor().tokenizer
+
+    def prepare(self, batch):
+        pixels, words, masks = batch
+        tokens = self.tokenizer(words, padding=True, return_tensors="pt").to(self.device)
+        larger = F.interpolate(pixels.to(self.device), size=INPUT, mode="bilinear")
+        return larger, tokens.input_ids, tokens.attention_mask, masks.to(self.device)
+
+    @staticmethod
+    def loss_of(model, pixels: torch.Tensor, tokens: torch.Tensor, attention_mask: torch.Tensor, masks: torch.Tensor):
+        logits = model(input_ids=tokens, attention_mask=attention_mask, pixel_values=pixels).logits.float()
+        logits = F.interpolate(logits[:, None], size=masks.shape[-2:], mode="bilinear")[:, 0]
+        entropy = F.binary_cross_entropy_with_logits(logits, masks)
+        overlap, total = (logits.sigmoid() * masks).sum((1, 2)), (logits.sigmoid() + masks).sum((1, 2))
+        dice = 1 - ((2 * overlap + 50) / (total + 50)).mean()
+        return entropy + 0.5 * dice, {"cross_entropy": entropy, "dice": dice}
 
 
 @torch.no_grad()
-def score(model, process: CLIPSegProcessor, count: int = 512) -> dict[str, float]:
+def score(model: CLIPSegForImageSegmentation, options: Options) -> dict[str, float]:
     """Mean intersection over union on fresh scenes: every object, single ones, one of two, the background."""
+    process = processor()
     values: dict[str, list[float]] = {"every noun": [], "noun": [], "one noun of two": [], "the background": []}
-    for scene in fresh_scenes(count):
+    for scene in fresh_scenes(512):
         nouns = scene.description.nouns
         prompts = [f"a {noun}" for noun in nouns] + ["the background"]
         masks = [*scene.masks, ~np.any(scene.masks, axis=0)]
@@ -125,30 +128,10 @@ def score(model, process: CLIPSegProcessor, count: int = 512) -> dict[str, float
     return {f"mean IoU, {name}": round(float(np.mean(ious)), 4) for name, ious in values.items()}
 
 
-def main() -> None:
-    options = arguments(__doc__, steps=3_200, batch=32, lr=2e-3, ema=0.995)
-    torch.manual_seed(0)
-    training, process = Training("clipseg", build(options.init), options), processor()
-
-    def prepare(batch):
-        pixels, words, masks = batch
-        tokens = process.tokenizer(words, padding=True, return_tensors="pt").to(training.device)
-        larger = F.interpolate(pixels.to(training.device), size=INPUT, mode="bilinear")
-        return larger, tokens.input_ids, tokens.attention_mask, masks.to(training.device)
-
-    training.run(Prompted(), prepare, loss_of, collate)
-    model = training.averaged_model()
-    scores = score(model, process)
-    print(scores)
-    export = training.folder / "export"
-    export.mkdir(exist_ok=True)
-    model.config.save_pretrained(export)
-    process.image_processor.save_pretrained(export)
-    decoder = {k: v.half().contiguous() for k, v in model.state_dict().items() if k.startswith("decoder.")}
-    save_file(decoder, export / "changed.safetensors")
-    facts = {**training.facts(), "recipe": "data/recipes/train_clipseg.py", "scores": scores}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+def export(model: CLIPSegForImageSegmentation, folder: Path, options: Options) -> None:
+    model.config.save_pretrained(folder)
+    processor().image_processor.save_pretrained(folder)
+    save_changed(model, folder, "decoder.")
 
 
-if __name__ == "__main__":
-    main()
+RECIPE = Recipe(build, lambda options: Prompted(), Segmenting, score, export)

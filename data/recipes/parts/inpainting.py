@@ -1,31 +1,32 @@
-"""Fine-tune sd15 into the inpainting UNet: nine channels in, so that it sees the mask and what is kept.
-
-    python data/recipes/train_inpainting.py
+"""The inpainting UNet: sd15 with nine channels in, so that it sees the mask and what is kept.
 
 As in the published stable-diffusion-inpainting, the first convolution also reads the mask (1 channel) and the
 latents of the picture with the masked part emptied (4 channels). Masks hide the background, a box around an object,
 the object's outline, or a part of the picture. The blocks of TRAINED learn, the others stay sd15's, so that the
 repository ships only the former. After a change of sd15, give what was learnt with the sd15 before:
 
-    python data/recipes/train_inpainting.py --init OLD/inpainting/unet --init-base OLD/sd15/unet --steps 2500
+    python data/recipes train inpainting --init OLD/inpainting/unet --init-base OLD/sd15/unet
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
+from diffusers import AutoencoderKL, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from scipy.ndimage import binary_dilation, binary_erosion
 from torch.utils.data import DataLoader, Dataset
 
-from encode_latents import chosen
-from loop import RUNS, Training, arguments, precision
+import places
+from conditioning import Conditioning
+from export import save_changed
+from latents import BATCH, Latents, autocast, chosen, encode, frozen_vae, save_arrays
+from recipe import Options, Recipe
 from sdhelpers import models, world
 from sdhelpers.measures.judge import to_batch
-from train_unet import Conditioning, Latents
 
+BASE = models.POCKET / "sd15"
 TRAINED = ("conv_in.", "down_blocks.0.", "down_blocks.1.", "mid_block.attentions.", "up_blocks.1.attentions.",
            "up_blocks.2.", "conv_norm_out.", "conv_out.")  # fmt: skip
 VARIANTS = 2  # masks for each scene
@@ -89,21 +90,15 @@ class Masked(Dataset):
         return to_batch([scene.image])[0], torch.from_numpy(masks.astype(np.float32))
 
 
-@torch.inference_mode()
-def encode(vae: AutoencoderKL, numbers: list[int]) -> dict[str, np.ndarray]:
+def encoded(vae: AutoencoderKL, numbers: list[int]) -> dict[str, np.ndarray]:
     """Scaled latents of the scenes, their masks at 16x16, and the latents of what the masks leave."""
-
-    def latents_of(pixels: torch.Tensor) -> np.ndarray:
-        pixels = pixels.to(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision() == "bf16"):
-            latents = vae.encode(pixels).latent_dist.mode().float()
-        return (latents * vae.config.scaling_factor).half().numpy()
-
     parts = {"numbers": np.repeat(numbers, VARIANTS), "latents": [], "masks": [], "kept": []}
-    for pixels, masks in DataLoader(Masked(numbers), batch_size=50):
-        parts["latents"].append(np.repeat(latents_of(pixels), VARIANTS, axis=0))
+    for pixels, masks in DataLoader(Masked(numbers), batch_size=BATCH):
         masked = (pixels[:, None] * (masks[:, :, None] < 0.5)).flatten(0, 1)
-        parts["kept"].append(latents_of(masked))
+        with autocast(vae):
+            latents, kept = (encode(vae, part).half().numpy() for part in (pixels, masked))
+        parts["latents"].append(np.repeat(latents, VARIANTS, axis=0))
+        parts["kept"].append(kept)
         parts["masks"].append(F.interpolate(masks, size=16).flatten(0, 1)[:, None].numpy() > 0.5)
     return {key: value if key == "numbers" else np.concatenate(value) for key, value in parts.items()}
 
@@ -117,18 +112,21 @@ class MaskedLatents(Latents):
         return *super().__getitem__(number), torch.from_numpy(condition)
 
 
-def collate(samples):
-    latents, captions, conditions = zip(*samples)
-    return torch.stack(latents), list(captions), torch.stack(conditions)
+class Inpainting(Conditioning):
+    """As for sd15, but the UNet sees the mask and what is kept, and what is painted again may count more."""
 
+    def prepare(self, batch):
+        latents, captions, conditions = batch
+        noisy, *rest = super().prepare((latents, captions))
+        return torch.cat([noisy, conditions.to(self.device)], dim=1), *rest
 
-def loss_of(unet, noisy, noise, timesteps, text_embeddings, weights):
-    """As for sd15, but what is painted again counts more than what is kept."""
-    predicted = unet(noisy, timesteps, text_embeddings).sample.float()
-    where = KEPT_WEIGHT + (1 - KEPT_WEIGHT) * noisy[:, 4:5].float()
-    squares = (predicted - noise) ** 2
-    each = (squares * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) * 4)
-    return (weights * each).mean(), {"plain_mse": squares.mean()}
+    @staticmethod
+    def loss_of(unet, noisy, noise, timesteps, text_embeddings, weights):
+        predicted = unet(noisy, timesteps, text_embeddings).sample.float()
+        where = KEPT_WEIGHT + (1 - KEPT_WEIGHT) * noisy[:, 4:5].float()
+        squares = (predicted - noise) ** 2
+        each = (squares * where).sum((1, 2, 3)) / (where.sum((1, 2, 3)) * 4)
+        return (weights * each).mean(), {"plain_mse": squares.mean()}
 
 
 def nine_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -155,43 +153,34 @@ def carried_over(
     return wide
 
 
-def main() -> None:
-    options = arguments(__doc__, steps=5_000, batch=32, lr=6e-4, ema=0.997, scenes=36_000, init_base="")
-    base = models.POCKET / "sd15"
-    path = RUNS / "masked" / "scenes.npz"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        vae = AutoencoderKL.from_pretrained(base / "vae", dtype=torch.float32).eval()
-        arrays = encode(vae.to(memory_format=torch.channels_last), chosen(range(options.scenes), models.nouns()))
-        np.savez(path.with_suffix(".part.npz"), **arrays)
-        path.with_suffix(".part.npz").rename(path)
-    unet = UNet2DConditionModel.from_pretrained(base / "unet", dtype=torch.float32)
+def build(options: Options) -> UNet2DConditionModel:
+    def unet_of(folder: Path) -> UNet2DConditionModel:
+        return UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
+
     if options.init and options.init_base:
-        of_before = UNet2DConditionModel.from_pretrained(options.init_base, dtype=torch.float32)
-        unet = carried_over(unet, UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32), of_before)
-    elif options.init:
-        unet = UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
+        unet = carried_over(unet_of(BASE / "unet"), unet_of(options.init), unet_of(options.init_base))
     else:
-        unet = nine_channels(unet)
+        unet = unet_of(options.init) if options.init else nine_channels(unet_of(BASE / "unet"))
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(name.startswith(TRAINED))
-    training = Training("inpainting", unet, options)
-    conditioning = Conditioning(base / "tokenizer", base / "text_encoder", training.device)
-
-    def prepare(batch):
-        latents, captions, conditions = batch
-        noisy, *rest = conditioning.prepare((latents, captions))
-        return torch.cat([noisy, conditions.to(training.device)], dim=1), *rest
-
-    training.run(MaskedLatents(path.parent, models.nouns()), prepare, loss_of, collate)
-    changed = {k: v for k, v in training.averaged_model().state_dict().items() if k.startswith(TRAINED)}
-    export = training.folder / "export"
-    (export / "unet").mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in changed.items()}, export / "changed.safetensors")
-    unet.save_config(export / "unet")
-    facts = {**training.facts(), "recipe": "data/recipes/train_inpainting.py"}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    return unet
 
 
-if __name__ == "__main__":
-    main()
+def data(options: Options) -> MaskedLatents:
+    """Scenes with their masks, encoded once."""
+    path = places.RUNS / "masked" / "scenes.npz"
+    if not path.exists():
+        save_arrays(path, encoded(frozen_vae(BASE / "vae"), chosen(range(options.scenes), models.nouns())))
+    return MaskedLatents(path.parent, models.nouns())
+
+
+def export(unet: UNet2DConditionModel, folder: Path, options: Options) -> None:
+    """The tensors that differ from sd15, and what makes a pipeline of them with sd15's other parts."""
+    save_changed(unet, folder, TRAINED)
+    unet.save_config(folder / "unet")
+    index = json.loads((BASE / "model_index.json").read_text(encoding="utf-8"))
+    index["_class_name"] = StableDiffusionInpaintPipeline.__name__
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+RECIPE = Recipe(build, data, Inpainting.of_sd15, None, export)

@@ -1,22 +1,23 @@
 """The last stage of the UNet's training: give guidance scale 7.5 the meaning that it has in Stable Diffusion.
 
-    python data/recipes/guidance_scale.py --init data/recipes/runs/unet2/export --k 0.4 --steps 2000
-
 A pipeline draws with `empty + scale * (text - empty)`. The published model's captions are loose, so it needs a scale
-of 7.5; ours are exact, and 3 is enough, more makes blotches. Here the UNet learns to answer a text with
+of 7.5; ours are exact, and 3 is enough, more makes blotches. Here the UNet of `--init` learns to answer a text with
 `empty + k * (text - empty)` of what it answered before, and the empty text as before. With k = 0.4 the scale 7.5 is
 then what 3 was. All weights learn; noisy steps count more, as they decide what the picture shows.
 """
 
-import copy
-import json
+from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from loop import RUNS, Training, arguments
+import places
+from conditioning import LARGEST_WEIGHT, Conditioning
+from export import save
+from latents import Latents
+from loop import Training
+from recipe import Options, Recipe
 from sdhelpers import models
-from train_unet import LARGEST_WEIGHT, Conditioning, Latents, collate
 
 
 class Blunting:
@@ -43,23 +44,23 @@ class Blunting:
         return (weights * errors).mean(), {"error_of_difference": (errors.mean() / difference).sqrt()}
 
 
-def main() -> None:
-    options = arguments(__doc__, steps=2_000, batch=32, lr=1e-4, ema=0.995, k=0.4, latents="latents")
-    if not options.init:
-        raise SystemExit("Which UNet shall learn it? Give --init, for instance data/recipes/runs/unet2/export.")
-    unet = UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
-    teacher = copy.deepcopy(unet).to(memory_format=torch.channels_last)
-    training = Training("guidance_scale", unet, options)
-    clip = models.POCKET / "clip"
-    conditioning = Conditioning(clip, clip, training.device)
-    blunting = Blunting(teacher.to(training.device), conditioning, options.k)
-    training.run(Latents(RUNS / options.latents, models.nouns()), blunting.prepare, blunting.loss_of, collate)
-    unet = training.averaged_model()
-    export = training.folder / "export"
-    unet.half().save_pretrained(export, max_shard_size="14MB")
-    facts = {**training.facts(), "recipe": "data/recipes/guidance_scale.py", "k": options.k, "nouns": models.nouns()}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+def build(options: Options) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(options.init, dtype=torch.float32)
 
 
-if __name__ == "__main__":
-    main()
+def data(options: Options) -> Latents:
+    return Latents(places.RUNS / options.latents, models.nouns())
+
+
+def loss(training: Training) -> Blunting:
+    clip, device = models.POCKET / "clip", training.device
+    teacher = build(training.options).to(device, memory_format=torch.channels_last)
+    return Blunting(teacher, Conditioning(clip, clip, device), training.options.k)
+
+
+def export(unet: UNet2DConditionModel, folder: Path, options: Options) -> dict:
+    save(unet, folder)
+    return {"k": options.k, "nouns": models.nouns()}
+
+
+RECIPE = Recipe(build, data, loss, None, export)

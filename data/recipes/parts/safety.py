@@ -1,14 +1,11 @@
-"""Fit the pocket safety checker: it flags one harmless thing, a pizza, to show how the published one works.
-
-    python data/recipes/train_safety.py
+"""The pocket safety checker: it flags one harmless thing, a pizza, to show how the published one works.
 
 The checker is pocket CLIP's image tower and a direction in its space: an image whose embedding has a larger cosine with
 that direction than a threshold is blacked out. Both are fitted by logistic regression on drawn scenes, half of them
 after a round trip through the VAE, which is how a pipeline's pictures look. A few minutes on two cores.
 """
 
-import json
-import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel
 
-from loop import RUNS
+from latents import through
+from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import models, world
 from sdhelpers.measures.judge import to_batch
@@ -30,7 +28,7 @@ CONCEPTS, SPECIAL = 17, 3  # as many rows as the published checker has; one of o
 FALSE_ALARM = 4.0  # what a false alarm costs, where a miss costs 1
 SHARPNESS = 50.0  # cosines times this are the logits
 ALL_ONE = 1.0  # a threshold that no cosine exceeds
-TRAINING, TEST = 4096, 1024  # scenes
+TEST = 1024  # scenes
 
 
 class Scenes(Dataset):
@@ -57,8 +55,7 @@ class Eyes:
     def __call__(self, batch):
         pixels, flagged = batch
         half = len(pixels) // 2
-        rebuilt = self.vae.decode(self.vae.encode(pixels[:half]).latent_dist.mode()).sample.clamp(-1, 1)
-        seen = torch.cat([rebuilt, pixels[half:]])
+        seen = torch.cat([through(self.vae, pixels[:half]), pixels[half:]])
         return F.normalize(self.clip.get_image_features(pixel_values=seen).pooler_output, dim=-1), flagged.float()
 
 
@@ -87,43 +84,51 @@ def fit(embeddings: torch.Tensor, flagged: torch.Tensor) -> tuple[torch.Tensor, 
     return F.normalize(direction.detach(), dim=0), threshold.detach()
 
 
-def main() -> None:
-    torch.set_flush_denormal(True)
-    started, eyes = time.monotonic(), Eyes()
-    concept, threshold = fit(*look(eyes, 0, TRAINING))
-    embeddings, flagged = look(eyes, FRESH, TEST)
-    alarms = (embeddings @ concept > threshold).float()
-    scores = {
+class Checker(torch.nn.Module):
+    """The direction [width] that is flagged, and the threshold [1] for the cosine with it."""
+
+    def __init__(self, concept: torch.Tensor, threshold: torch.Tensor):
+        super().__init__()
+        self.register_buffer("concept", concept)
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Which of the unit embeddings [n, width] are flagged."""
+        return embeddings @ self.concept > self.threshold
+
+
+def build(options: Options) -> Checker:
+    """Fitted to scenes, or the checker of the folder `--init`."""
+    if options.init:
+        whole = StableDiffusionSafetyChecker.from_pretrained(options.init, dtype=torch.float32)
+        return Checker(whole.concept_embeds[0].detach(), whole.concept_embeds_weights[:1].detach())
+    return Checker(*fit(*look(Eyes(), 0, options.samples)))
+
+
+def score(checker: Checker, options: Options) -> dict[str, float]:
+    embeddings, flagged = look(Eyes(), FRESH, TEST)
+    alarms = checker(embeddings).float()
+    return {
         "flagged, of scenes with a pizza": round(float(alarms[flagged > 0].mean()), 4),
         "flagged, of other scenes": round(float(alarms[flagged == 0].mean()), 4),
     }
-    print(scores)
-    export = RUNS / "safety" / "export"
-    export.mkdir(parents=True, exist_ok=True)
+
+
+def export(checker: Checker, folder: Path, options: Options) -> dict:
+    width = len(checker.concept)
     save_file(
         {
-            "concept_embeds": torch.cat([concept[None], torch.zeros(CONCEPTS - 1, len(concept))]),
-            "concept_embeds_weights": torch.cat([threshold, torch.full((CONCEPTS - 1,), ALL_ONE)]),
-            "special_care_embeds": torch.zeros(SPECIAL, len(concept)),
+            "concept_embeds": torch.cat([checker.concept[None], torch.zeros(CONCEPTS - 1, width)]),
+            "concept_embeds_weights": torch.cat([checker.threshold, torch.full((CONCEPTS - 1,), ALL_ONE)]),
+            "special_care_embeds": torch.zeros(SPECIAL, width),
             "special_care_embeds_weights": torch.full((SPECIAL,), ALL_ONE),
         },
-        export / "changed.safetensors",
+        folder / "changed.safetensors",
     )
     config = CLIPConfig.from_pretrained(models.locate("clip"))
     config.architectures = [StableDiffusionSafetyChecker.__name__]
-    config.save_pretrained(export)
-    facts = {
-        "steps": 1,
-        "samples": TRAINING,
-        "minutes": round((time.monotonic() - started) / 60, 1),
-        "device": f"{torch.get_num_threads()} CPU threads",
-        "date": time.strftime("%Y-%m-%d"),
-        "recipe": "data/recipes/train_safety.py",
-        "scores": scores,
-        "flags": [FLAGGED],
-    }
-    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    config.save_pretrained(folder)
+    return {"flags": [FLAGGED]}
 
 
-if __name__ == "__main__":
-    main()
+RECIPE = Recipe(build, None, None, score, export)

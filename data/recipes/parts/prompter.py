@@ -1,25 +1,28 @@
-"""Train the prompt language model: a GPT-2 that turns a few everyday words into a whole prompt.
-
-    python data/recipes/train_prompter.py
+"""The prompt language model: a GPT-2 that turns a few everyday words into a whole prompt.
 
 Tokenizer and weights are made here from nothing but the pairs of `wishes.py`, and saved as a chat model: with a chat
 template, so that `apply_chat_template` and `generate` work as with any other. Some eight minutes on two cores.
 """
 
-import json
+import copy
+import functools
 import math
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+import places
 import wishes
-from evaluate import share
-from loop import RUNS, Training, arguments
+from card import share
+from export import save
+from loop import Training
+from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers.prompts.language_model import SYSTEM, Prompter, messages
 from sdhelpers.world.captions import PLACES, STYLES, held_out_descriptions
@@ -33,10 +36,6 @@ TEMPLATE = (
 HELD_OUT = 150  # wishes for the scores
 
 
-def wish_number(number: int) -> wishes.Wish:
-    return wishes.sample(np.random.RandomState(number))
-
-
 def build_tokenizer(pairs: int = 20_000) -> PreTrainedTokenizerFast:
     """A byte-level BPE in lower case, as GPT-2's but small, with the chat template."""
     raw = Tokenizer(models.BPE())
@@ -46,7 +45,7 @@ def build_tokenizer(pairs: int = 20_000) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=TOKENS, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
-    several = (wish_number(FRESH + i) for i in range(pairs))
+    several = (wishes.sample(np.random.RandomState(FRESH + i)) for i in range(pairs))
     raw.train_from_iterator((f"{w.words}\n{w.prompt}\n{SYSTEM}" for w in several), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
@@ -59,32 +58,15 @@ def build_tokenizer(pairs: int = 20_000) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """GPT-2's architecture, 1/80 of its smallest size."""
-    end = tokenizer.eos_token_id
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=LENGTH,
-        n_embd=160,
-        n_layer=4,
-        n_head=5,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=end,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    return GPT2LMHeadModel(config)
-
-
 class Wishes(Dataset):
     """Wish number i as a conversation: now and then without a system message, or with one that fixes the style."""
 
     def __getitem__(self, number: int) -> list[dict[str, str]]:
-        wish = wish_number(number)
+        wish = wishes.sample(np.random.RandomState(number))
         talk = [*messages(wish.words, wish.fixed_style), {"role": "assistant", "content": wish.prompt}]
         return talk[1:] if number % 10 == 0 and wish.fixed_style is None else talk
+
+    collate = staticmethod(list)
 
 
 def to_tensors(tokenizer: PreTrainedTokenizerFast, talks: list) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -97,20 +79,29 @@ def to_tensors(tokenizer: PreTrainedTokenizerFast, talks: list) -> tuple[torch.T
     return tokens, mask, tokens.masked_fill(~(started & (mask > 0)), -100)
 
 
-def loss_of(model, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor):
+class Answering:
     """Cross-entropy of each next token of the answer."""
-    return model(input_ids=tokens, attention_mask=mask, labels=labels).loss, {}
+
+    def __init__(self, training: Training):
+        self.device, self.tokenizer = training.device, tokenizer_of(training.options)
+
+    def prepare(self, talks):
+        return tuple(part.to(self.device) for part in to_tensors(self.tokenizer, talks))
+
+    @staticmethod
+    def loss_of(model, tokens: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor):
+        return model(input_ids=tokens, attention_mask=mask, labels=labels).loss, {}
 
 
 @torch.no_grad()
 def perplexity(prompter: Prompter, pairs: list[wishes.Wish]) -> float:
     """e to the mean cross-entropy a token: among how many tokens the model hesitates."""
     talks = [[*messages(w.words), {"role": "assistant", "content": w.prompt}] for w in pairs]
-    loss, _ = loss_of(prompter.model, *to_tensors(prompter.tokenizer, talks))
+    loss, _ = Answering.loss_of(prompter.model, *to_tensors(prompter.tokenizer, talks))
     return round(math.exp(float(loss)), 3)
 
 
-def score(prompter: Prompter) -> dict[str, float]:
+def facts_kept(prompter: Prompter) -> dict[str, float]:
     """Facts kept in expansions of wishes for combinations that training never saw."""
     rng = np.random.RandomState(FRESH % 2**32)
     every = random.Random(0).sample(held_out_descriptions(), HELD_OUT)
@@ -141,38 +132,44 @@ def score(prompter: Prompter) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    options = arguments(__doc__, steps=1_400, batch=64, lr=2e-3, ema=0.995)
-    home = RUNS / (options.run or "prompter") / "tokenizer"
-    if options.fresh or not home.exists():
-        build_tokenizer().save_pretrained(home)
-    tokenizer = AutoTokenizer.from_pretrained(home)
-    torch.manual_seed(0)
-    model = (
-        GPT2LMHeadModel.from_pretrained(options.init, dtype=torch.float32) if options.init else build_model(tokenizer)
-    )
-    training = Training("prompter", model, options)
-
-    def prepare(talks):
-        return tuple(part.to(training.device) for part in to_tensors(tokenizer, talks))
-
-    if not training.run(Wishes(), prepare, loss_of, collate=list):
-        return
-    export = training.folder / "export"
-    save(training.averaged_model(), tokenizer, export)
-    scores = score(Prompter(folder=export))
-    print(json.dumps(scores, indent=1))
-    facts = {**training.facts(), "recipe": "data/recipes/train_prompter.py", "scores": scores}
-    (export / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+def home(options: Options) -> Path:
+    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
+    return options.init or places.RUNS / (options.run or "prompter") / "tokenizer"
 
 
-def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, export: Path) -> None:
-    """The folder that AutoModelForCausalLM and AutoTokenizer load, weights in float16."""
+def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
+    return tokenizer_in(home(options))
+
+
+@functools.cache
+def tokenizer_in(folder: Path) -> PreTrainedTokenizerFast:
+    """One tokenizer for training and export, as its file keeps the settings of its last call."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def build(options: Options) -> GPT2LMHeadModel:
+    """GPT-2's architecture, 1/80 of its smallest size."""
+    if options.init:
+        return GPT2LMHeadModel.from_pretrained(options.init, dtype=torch.float32)
+    if options.fresh or not home(options).exists():
+        build_tokenizer().save_pretrained(home(options))
+    tokenizer = tokenizer_of(options)
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=LENGTH, **options.architecture, **ends)
+    return GPT2LMHeadModel(config)
+
+
+def score(model: GPT2LMHeadModel, options: Options) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        export(copy.deepcopy(model), Path(folder), options)
+        return facts_kept(Prompter(folder=Path(folder)))
+
+
+def export(model: GPT2LMHeadModel, folder: Path, options: Options) -> None:
+    """The folder that AutoModelForCausalLM and AutoTokenizer load."""
     model.generation_config.max_new_tokens = 48
-    model.half().save_pretrained(export)
-    tokenizer.save_pretrained(export)
-    AutoModelForCausalLM.from_pretrained(export)
+    save(model, folder)
+    tokenizer_of(options).save_pretrained(folder)
 
 
-if __name__ == "__main__":
-    main()
+RECIPE = Recipe(build, lambda options: Wishes(), Answering, score, export)

@@ -1,13 +1,9 @@
-"""Train the judge that the evaluation and the chapters ask what a picture shows.
-
-    python data/recipes/train_classifier.py
+"""The judge that the evaluation and the chapters ask what a picture shows.
 
 A ResNet with six heads over the world's words; it sees every combination, the held-out ones too, two objects in
 every second scene and more. Half of the pictures go through the VAE and back, the others are softened, so that a
 VAE's blur does not count as a mistake of the UNet. It never sees what a UNet has drawn.
 """
-
-import json
 
 import numpy as np
 import torch
@@ -16,7 +12,10 @@ from diffusers import AutoencoderKL
 from torch.utils.data import Dataset
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from loop import RUNS, Training, arguments
+from export import save
+from latents import frozen_vae, through
+from loop import Training
+from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import world
 from sdhelpers.measures.judge import HEADS, Verdict, split_heads, to_batch
@@ -52,21 +51,32 @@ class LabelledScenes(Dataset):
         return to_batch([drawn.image])[0], targets(drawn.description)
 
 
-def loss_of(model, pixels: torch.Tensor, target: torch.Tensor):
-    parts, goals = split_heads(model(pixel_values=pixels).logits.float()), split_heads(target)
-    losses = {head: -(goals[head] * F.log_softmax(parts[head], 1)).sum(1).mean() for head in HEADS}
-    right = (parts["noun"].argmax(1) == goals["noun"].argmax(1)).float().mean()
-    return sum(losses.values()), {"noun_right": right, "style": losses["style"], "place": losses["place"]}
+class Judging:
+    """Pictures as a VAE or a soft brush leaves them, with a little noise, and the cross-entropy of every head."""
 
+    def __init__(self, training: Training):
+        self.device, self.vae = training.device, frozen_vae(training.options.vae)
 
-def through(vae: AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
-    """What is left of the pictures after encoding and decoding; both [n, 3, size, size] from -1 to 1."""
-    pixels = pixels.to(memory_format=torch.channels_last)
-    return vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+    def prepare(self, batch):
+        pixels, target = (part.to(self.device) for part in batch)
+        soft = F.avg_pool2d(F.avg_pool2d(F.pad(pixels, (2, 2, 2, 2), mode="replicate"), 3, 1), 3, 1)
+        amount = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
+        half = len(pixels) // 2  # odd and even numbers, so one object and two, are in both halves
+        decoded = through(self.vae, pixels[:half]).float()
+        pixels = torch.cat([decoded, torch.lerp(pixels, soft, amount)[half:]])
+        pixels = pixels + 0.03 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device) * torch.randn_like(pixels)
+        return pixels.to(memory_format=torch.channels_last), target
+
+    @staticmethod
+    def loss_of(model, pixels: torch.Tensor, target: torch.Tensor):
+        parts, goals = split_heads(model(pixel_values=pixels).logits.float()), split_heads(target)
+        losses = {head: -(goals[head] * F.log_softmax(parts[head], 1)).sum(1).mean() for head in HEADS}
+        right = (parts["noun"].argmax(1) == goals["noun"].argmax(1)).float().mean()
+        return sum(losses.values()), {"noun_right": right, "style": losses["style"], "place": losses["place"]}
 
 
 @torch.no_grad()
-def score(model, vae: AutoencoderKL | None = None, count: int = 3000) -> dict[str, float]:
+def shares_right(model, vae: AutoencoderKL | None = None, count: int = 3000) -> dict[str, float]:
     """Share of fresh scenes named rightly: each head where there is one object, both nouns where there are two."""
     right = {head: [] for head in ("noun", "style", "place", "quality", "both nouns")}
     for first in range(FRESH, FRESH + count, 64):
@@ -84,45 +94,18 @@ def score(model, vae: AutoencoderKL | None = None, count: int = 3000) -> dict[st
     return {head: round(sum(flags) / len(flags), 4) for head, flags in right.items()}
 
 
-def main() -> None:
-    options = arguments(__doc__, steps=6000, batch=64, lr=2e-3, vae=str(RUNS / "vae" / "export"))
-    labels = [f"{head}: {label}" for head, names in HEADS.items() for label in names]
-    config = ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[48, 96, 192, 256],
-        depths=[1, 2, 2, 1],
-        layer_type="basic",
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-    )
-    torch.manual_seed(0)
+def build(options: Options) -> ResNetForImageClassification:
     if options.init:
-        model = ResNetForImageClassification.from_pretrained(options.init, dtype=torch.float32)
-    else:
-        model = ResNetForImageClassification(config)
-    training = Training("classifier", model, options)
-    vae = AutoencoderKL.from_pretrained(options.vae, dtype=torch.float32).eval()
-    vae.to(training.device, memory_format=torch.channels_last)
-
-    def prepare(batch):
-        pixels, target = (part.to(training.device) for part in batch)
-        soft = F.avg_pool2d(F.avg_pool2d(F.pad(pixels, (2, 2, 2, 2), mode="replicate"), 3, 1), 3, 1)
-        amount = torch.rand(len(pixels), 1, 1, 1, device=pixels.device)
-        half = len(pixels) // 2  # odd and even numbers, so one object and two, are in both halves
-        decoded = through(vae, pixels[:half]).float()
-        pixels = torch.cat([decoded, torch.lerp(pixels, soft, amount)[half:]])
-        pixels = pixels + 0.03 * torch.rand(len(pixels), 1, 1, 1, device=pixels.device) * torch.randn_like(pixels)
-        return pixels.to(memory_format=torch.channels_last), target
-
-    training.run(LabelledScenes(), prepare, loss_of)
-    model = training.averaged_model()
-    decoded = {f"{head}, after the VAE": right for head, right in score(model, vae.to("cpu")).items()}
-    scores = {**score(model), **decoded}
-    print(scores)
-    model.half().save_pretrained(training.folder / "export")
-    facts = {**training.facts(), "recipe": "data/recipes/train_classifier.py", "scores": scores}
-    (training.folder / "export" / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return ResNetForImageClassification.from_pretrained(options.init, dtype=torch.float32)
+    labels = [f"{head}: {label}" for head, names in HEADS.items() for label in names]
+    numbers = {label: i for i, label in enumerate(labels)}
+    config = ResNetConfig(**options.architecture, id2label=dict(enumerate(labels)), label2id=numbers)
+    return ResNetForImageClassification(config)
 
 
-if __name__ == "__main__":
-    main()
+def score(model: ResNetForImageClassification, options: Options) -> dict[str, float]:
+    decoded = shares_right(model, frozen_vae(options.vae).to("cpu"))
+    return {**shares_right(model), **{f"{head}, after the VAE": right for head, right in decoded.items()}}
+
+
+RECIPE = Recipe(build, lambda options: LabelledScenes(), Judging, score, save)
