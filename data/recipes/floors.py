@@ -4,6 +4,7 @@
 "perplexity, held-out wishes" = { below = "perplexity, subject alone" }       # another score of the same card
 "distinct, temperature 1.2" = { above = "1.3 * distinct, temperature 0.2" }   # a multiple of it
 "sharpness: plain / blurry" = { of_the_first = [{ below = 0.7 }] }            # each further value, over the first
+"style seen, weights 0, 0.5, 1" = { each = [{ at_most = 0.2 }, {}, { at_least = 0.5 }], rising = true }
 """
 
 import operator
@@ -42,7 +43,12 @@ def _values(rows: dict[str, Any], scores: dict[str, Any]) -> Iterator[tuple[str,
             first, *others = scores[name]
             pairs = zip(others, bounds["of_the_first"], strict=True)
             yield from ((f"{name}: a value over the first", other / first, each) for other, each in pairs)
-        else:
+        if "each" in bounds:
+            yield from ((f"{name}: a value", *pair) for pair in zip(scores[name], bounds["each"], strict=True))
+        if "rising" in bounds:
+            steps = zip(scores[name], scores[name][1:])
+            yield from ((f"{name}: a step", after - before, {"at_least": 0}) for before, after in steps)
+        if not bounds.keys() & {"of_the_first", "each", "rising"}:
             yield name, scores[name], bounds
 
 

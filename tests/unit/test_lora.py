@@ -356,14 +356,3 @@ def test_half_precision_weights_are_merged_in_single_precision(tmp_path):
     assert float(change.mean().detach()) == pytest.approx(1e-3, rel=0.1), "1e-8 in half precision would be 0"
     loras.restore()
     assert same(weights_of(pipe), untouched)
-
-
-def test_the_cards_scores_are_above_the_floors():
-    scores = json.loads((FOLDER / "card.json").read_text(encoding="utf-8"))["scores"]
-    style = scores["icon: the judge sees the style, weights 0, 0.5, 1"]
-    animal = scores["hedgehog: the judge sees one, weights 0, 0.5, 1"]
-    sharp = scores["detail: sharpness, weights -2 to 2"]
-    assert style[0] <= 0.2 and style[2] >= 0.5 and style == sorted(style)
-    assert animal[0] <= 0.2 and animal[2] >= 0.6 and animal == sorted(animal)
-    assert sharp[0] < 0.8 * sharp[2] and sharp[2] < sharp[3] < sharp[4]
-    assert scores["icon: noun right at weight 1"] >= 0.6 and scores["hedgehog: style right at weight 1"] >= 0.5
