@@ -151,7 +151,7 @@ def test_the_page_of_a_chapter_is_read_without_a_network(browser, tmp_path):
         above, below = (fraction.locator(f"> :nth-child({n})").bounding_box() for n in (1, 2))
         box = fraction.bounding_box()
         assert above["y"] + above["height"] <= below["y"] + 1, "numerator above denominator"
-        assert 15 < box["height"] < 80 and 5 < box["width"] < 400  # a fraction of two digits in a line has 7
+        assert 12 < box["height"] < 80 and 5 < box["width"] < 400  # two digits in a line have 14 and 7
     fractions.first.scroll_into_view_if_needed()
     page.screenshot(path=artefacts / "page.png")
     badge = page.get_by_alt_text("Open In Colab")
