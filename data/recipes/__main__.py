@@ -5,6 +5,7 @@
     evaluate NAME     score an assembled model, against its floors
     encode            draw scenes and keep their latents, for the UNet's training
     sweep             compare settings or checkpoints on the same captions and seeds
+    keep PLACE        a training on its way, small enough for the repository, and back
     gallery WHAT      draw the pictures that the README and GALLERY.md show
 
 Each says more with --help.
@@ -13,7 +14,7 @@ Each says more with --help.
 import argparse
 import importlib
 
-COMMANDS = ("train", "assemble", "evaluate", "encode", "sweep", "gallery")
+COMMANDS = ("train", "assemble", "evaluate", "encode", "sweep", "keep", "gallery")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image, ImageEnhance, ImageFilter
 
 import fidelity
+import keep
 import places
 from conditioning import LARGEST_WEIGHT, Conditioning
 from encode import Scenes
@@ -304,3 +305,15 @@ def test_nothing_hovers_when_it_is_moved_to_whole_latents():
     for seed in range(20):
         cat, car = world.draw(task, np.random.RandomState(seed), latent_grid=True).boxes
         assert car[1] - 1 <= cat[3] <= car[1] + 12
+
+
+def test_a_kept_training_comes_back_within_half_a_level():
+    rng = np.random.default_rng(0)
+    like = {"matrix": rng.normal(size=(5, 7)).astype(np.float32), "bias": rng.normal(size=9).astype(np.float32)}
+    before = {name: tensor + rng.normal(size=tensor.shape).astype(np.float32) / 8 for name, tensor in like.items()}
+    before["new"] = rng.normal(size=(2, 3)).astype(np.float32)
+    again = keep.restore(keep.shrink(before, like), like)
+    assert again.keys() == before.keys() and np.array_equal(again["new"], before["new"].astype(np.float16))
+    for name, tensor in like.items():
+        level = np.abs(before[name] - tensor).max(-1, keepdims=True) / keep.LEVELS
+        assert (np.abs(again[name] - before[name]) <= level / 2 + 2e-3).all(), name  # and float16's own rounding
