@@ -31,6 +31,7 @@ from sdhelpers.measures.pixels import psnr
 
 LATENT_NOISE = 0.03  # of the latents' own deviation, for training the decoder alone
 EARLIEST, LATEST = 20, 500  # time steps of the UNet's guesses
+GUIDANCE = 3.0  # of those guesses: what the UNet draws best with
 LARGEST_NOISE = 0.3  # of the latents' own deviation
 PERCEPTUAL = 0.1
 LAYERS = (1, 2, 4)  # of the image tower, whose states are compared
@@ -104,8 +105,8 @@ class CaptionedScenes(Dataset):
 class Restorer:
     """Latents as a UNet makes them, which are never quite an encoder's, and a loss that asks for their pictures.
 
-    A third of each batch are true latents, a third true latents with noise, a third the UNet's own guess of the clean
-    latents, from a noise level between t = 20 and 500. Beside the pixels' own losses, the image tower of pocket CLIP
+    A third of each batch are true latents, a third true latents with noise, a third as the UNet draws them
+    back from a noise level between t = 20 and 500. Beside the pixels' own losses, the image tower of pocket CLIP
     compares what it sees in both pictures, as a mean square alone makes every doubt a blur. (Not the judge: it must
     not be trained for.)
     """
@@ -130,13 +131,17 @@ class Restorer:
 
     @torch.no_grad()
     def guess(self, latents: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
-        """The UNet's guess of clean scaled latents, from a random noise level."""
+        """Scaled latents drawn back from a random noise level in two guided steps of DDIM, as a picture is drawn."""
+        texts = self.conditioning.embed([""] * len(captions) + list(captions))
         timesteps = torch.randint(EARLIEST, LATEST, (len(latents),), device=latents.device)
-        noise = torch.randn_like(latents)
-        noisy = self.conditioning.scheduler.add_noise(latents, noise, timesteps)
-        predicted = self.unet(noisy, timesteps, self.conditioning.embed(captions)).sample.float()
-        alpha_bar = self.conditioning.scheduler.alphas_cumprod.to(latents.device)[timesteps][:, None, None, None]
-        return (noisy - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
+        noise, clean = torch.randn_like(latents), latents
+        for level in (timesteps, timesteps // 2):
+            noisy = self.conditioning.scheduler.add_noise(clean, noise, level)
+            empty, full = self.unet(torch.cat([noisy] * 2), torch.cat([level] * 2), texts).sample.float().chunk(2)
+            noise = empty + GUIDANCE * (full - empty)
+            alpha_bar = self.conditioning.scheduler.alphas_cumprod.to(latents.device)[level][:, None, None, None]
+            clean = (noisy - (1 - alpha_bar).sqrt() * noise) / alpha_bar.sqrt()
+        return clean
 
     def loss_of(self, vae: AutoencoderKL, latents: torch.Tensor, target: torch.Tensor):
         decoded = vae.decode(latents).sample.float()
