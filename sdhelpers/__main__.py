@@ -94,13 +94,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def store(options: argparse.Namespace) -> int:
-    from sdhelpers.book import chapters, store
+    from sdhelpers.book import chapters, links, store
 
     try:
         print("Stored", store.store_chapter(options.chapter, options.out))
     except chapters.ChapterError as error:
         print(error, file=sys.stderr)
         return 1
+    for path in links.relink():
+        print("Rewrote", path)
     return 0
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 
+from sdhelpers.book import table
 from sdhelpers.book.address import kept as repository_address
 from sdhelpers.book.chapters import TITLES, existing, file_name
 from sdhelpers.book.page import COLAB_PICTURE
@@ -41,15 +42,27 @@ CLONE = re.compile(r"https://github\.com/[\w.-]+/[\w.-]*[\w-]")
 def chapter_table() -> str:
     """The README's table of all twenty-two chapters."""
     written = existing()
-    lines = ["| | chapter | |", "|---|---|---|"]
+    lines = ["| | | chapter | on two cores | |", "|---|---|---|---|---|"]
     for number, title in TITLES.items():
-        linked = f"[{title}](notebooks/{file_name(number)})" if number in written else title
-        lines.append(f"| {number} | {linked} | {badge(number) if number in written else 'not written yet'} |")
+        blank = f"| {number} | | {title} | | not written yet |"
+        lines.append(table.row(number, title, written[number], badge(number)) if number in written else blank)
     return "\n".join(lines)
 
 
+def draw_thumbnails() -> list[Path]:
+    """Draw the README's pictures of the chapters that have changed; return them."""
+    changed = []
+    for number, path in existing().items():
+        notebook = nbformat.read(path, as_version=4)
+        small = table.thumbnail(number, notebook)
+        if small and not small.exists():
+            table.draw_thumbnail(small, table.picture_of(notebook))
+            changed.append(small)
+    return changed
+
+
 def relink() -> list[Path]:
-    """Rewrite every badge, clone address, navigation line and the README's table; return what changed."""
+    """Rewrite badges, clone addresses, navigation, the README's table and its pictures; return what changed."""
     changed = []
     for number, path in existing().items():
         notebook = nbformat.read(path, as_version=4)
@@ -64,10 +77,11 @@ def relink() -> list[Path]:
                 cell.source = CLONE.sub(repository_address(), cell.source)
         if nbformat.writes(notebook) != before:
             changed.append(write_notebook(notebook, path))
+    changed += draw_thumbnails()
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    table = f"<!-- chapters -->\n{chapter_table()}\n<!-- end of chapters -->"
-    new = re.sub(r"<!-- chapters -->.*<!-- end of chapters -->", lambda _: table, text, flags=re.DOTALL)
+    between = f"<!-- chapters -->\n{chapter_table()}\n<!-- end of chapters -->"
+    new = re.sub(r"<!-- chapters -->.*<!-- end of chapters -->", lambda _: between, text, flags=re.DOTALL)
     if new != text:
         write_text(readme, new)
         changed.append(readme)

@@ -36,8 +36,16 @@ TEMPLATE = """
 math { font-size: 1.1em; }
 math[display="block"] { margin: 1em 0; }
 .jp-InputArea-editor { overflow-x: auto; }
+details.solution { margin: 1em; }
 </style>
 {%- endblock -%}
+{%- block codecell -%}
+{%- if "solution" in cell.metadata.get("tags", []) -%}
+<details class="solution"><summary>Solution</summary>{{ super() }}</details>
+{%- else -%}
+{{ super() }}
+{%- endif -%}
+{%- endblock codecell -%}
 """
 
 

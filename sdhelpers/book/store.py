@@ -31,7 +31,7 @@ def note_measurement(notebook: NotebookNode, execution: Execution) -> None:
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
-    """What is stored: outputs without widget state, run times or Papermill's traces; counts from 1."""
+    """What is stored: outputs without widget state, times or Papermill's traces; counts from 1; solutions folded."""
     notebook.metadata = NotebookNode(
         kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"},
         language_info={"name": "python"},
@@ -41,6 +41,8 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")})
         cell.metadata.get("jupyter", {}).pop("outputs_hidden", None)
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata.jupyter = NotebookNode(source_hidden=True, outputs_hidden=True)
         if cell.cell_type != "code":
             continue
         count += 1

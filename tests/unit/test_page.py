@@ -44,6 +44,14 @@ def test_a_chapters_page_loads_nothing_and_every_formula_of_it_is_drawn(path):
     assert raw_formulas(soup) == []
 
 
+def test_a_solution_is_folded_with_what_it_gives(tmp_path):
+    solution = new_code_cell("6 * 7", metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}})
+    solution.outputs = [new_output("stream", name="stdout", text="forty-two")]
+    soup = page_of(tmp_path, new_code_cell("1 + 1"), solution)
+    (folded,) = soup.select("details:not([open])")
+    assert "forty-two" in folded.get_text() and "7" in folded.get_text() and "1 + 1" not in folded.get_text()
+
+
 def test_a_fraction_is_a_fraction():
     math = ElementTree.fromstring(page.mathml(r"\frac{a}{1 - b_t}", "block"))
     assert math.get("display") == "block"
