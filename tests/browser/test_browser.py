@@ -6,13 +6,7 @@ played, and where no script may run.
 """
 
 import io
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
@@ -21,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from beside import COLOURS, pages
+from jupyter_pages import run_all_cells
 from sdhelpers.book import chapters, store
 from sdhelpers.book.page import page as export
 from sdhelpers.generation import Settings
@@ -28,66 +23,8 @@ from sdhelpers.metadata import save_image
 from sdhelpers.metadata.generation import generate_and_record, model_source
 from sdhelpers.panels.flipbook import GAP, Flipbook
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        path = CHROMIUM or p.chromium.executable_path
-        if not Path(path).exists():
-            if os.environ.get("CI"):
-                pytest.fail("CI must have a browser: install chromium.")
-            pytest.skip("no Chromium here: install chromium, or run `playwright install chromium`")
-        browser = p.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def lab(tmp_path):
-    """JupyterLab on a copy of the notebooks; yields its address."""
-    folder = tmp_path / "notebooks"
-    shutil.copytree(chapters.NOTEBOOKS, folder)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root", "--expose-app-in-browser",
-               "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
-    # All cells stay in the page, however far one has scrolled, and no question about news covers them.
-    for name, setting in {
-        "notebook-extension/tracker": '{"windowingMode": "none"}',
-        "apputils-extension/notification": '{"fetchNews": "false"}',
-    }.items():
-        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        path.parent.mkdir(parents=True)
-        path.write_text(setting, encoding="utf-8")
-    env = {**os.environ, "JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_DATA_DIR": str(tmp_path / "data"),
-           "JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "HF_HUB_OFFLINE": "1"}  # fmt: skip
-    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{address}/api", timeout=2)
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text(encoding="utf-8")
-                time.sleep(0.5)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def test_a_reader_runs_chapter_3_and_draws_with_another_seed(lab, browser, tmp_path):
-    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
-    artefacts.mkdir(parents=True, exist_ok=True)
+def test_a_reader_runs_chapter_3_and_draws_with_another_seed(lab, browser, artefacts):
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
         walk(page, f"{lab}/lab/tree/{chapters.file_name(3)}", artefacts)
@@ -118,26 +55,7 @@ def walk(page, address: str, artefacts: Path) -> None:
     assert panel.locator("img").count() >= 3, "the picture and a strip of two"
 
 
-def run_all_cells(page) -> None:
-    """Run All Cells, once the kernel answers: earlier, JupyterLab would ask which one to take."""
-    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext", timeout=120_000)
-    kernel = page.evaluate(
-        """async () => {
-            const context = window.jupyterapp.shell.currentWidget.sessionContext;
-            const late = new Promise((_, reject) => setTimeout(() => reject(new Error("no kernel")), 120000));
-            await Promise.race([context.ready, late]);
-            return context.session?.kernel && (await context.session.kernel.info).implementation;
-        }"""
-    )
-    assert kernel == "ipython", "the notebook has a kernel that answers"
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    page.locator(".jp-InputPrompt", has_text="[*]").first.wait_for(timeout=60_000, state="attached")
-
-
-def test_the_page_of_a_chapter_is_read_without_a_network(browser, tmp_path):
-    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
-    artefacts.mkdir(parents=True, exist_ok=True)
+def test_the_page_of_a_chapter_is_read_without_a_network(browser, tmp_path, artefacts):
     shutil.copy(chapters.path_of(4), tmp_path)
     address = chapters.to_html(tmp_path / chapters.file_name(4)).as_uri()
     context = browser.new_context(offline=True, viewport={"width": 1000, "height": 900})
@@ -170,14 +88,12 @@ MetadataInspector(pipe)
 """
 
 
-def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path):
+def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path, artefacts):
     image, data = generate_and_record(pipe, Settings("a cartoon of a cat", num_inference_steps=4), model_source("sd15"))
     picture = save_image(image, data, tmp_path / "cat.png")
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = new_notebook(cells=[new_code_cell(INSPECTOR)], metadata=metadata)
     nbformat.write(notebook, tmp_path / "notebooks" / "inspector.ipynb")
-    artefacts = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
-    artefacts.mkdir(parents=True, exist_ok=True)
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
         page.goto(f"{lab}/lab/tree/inspector.ipynb")

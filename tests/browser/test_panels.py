@@ -1,0 +1,80 @@
+"""Every chapter's panel as a reader meets it: Run All, then each slider moved and each button pressed.
+
+Cells after the panel may have changed what it draws with, so the whole chapter runs first. Screenshots are kept.
+"""
+
+import pytest
+
+from jupyter_pages import run_all_cells, wait_until_idle
+from sdhelpers.book import chapters
+
+PANELS = {
+    1: ".sdhelpers-masks",
+    4: ".jp-OutputArea-output:has(.widget-slider)",
+    6: ".jp-OutputArea-output:has(.widget-slider)",
+    8: ".sdhelpers-lora-panel",
+    9: ".sdhelpers-embedding-panel",
+    10: ".sdhelpers-prompt-panel",
+    12: ".sdhelpers-schedule-panel",
+    17: ".sdhelpers-prompt-builder",
+}  # chapter 3's and chapter 19's have tests of their own
+BUTTONS = ("Expand", "Draw", "Draw both")
+MINUTE = 60_000
+
+
+@pytest.mark.parametrize(("chapter", "selector"), PANELS.items())
+def test_a_panel_lives_after_run_all(lab, browser, artefacts, chapter, selector):
+    walk(browser, f"{lab}/lab/tree/{chapters.file_name(chapter)}", selector, artefacts / f"panel-{chapter:02d}.png")
+
+
+def test_a_panel_lives_in_notebook_7(lab, browser, artefacts):
+    walk(browser, f"{lab}/notebooks/{chapters.file_name(1)}", PANELS[1], artefacts / "notebook-7.png")
+
+
+def walk(browser, address: str, selector: str, screenshot) -> None:
+    """Open a notebook, run it, and drive each of its panels of this kind."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        page.goto(address)
+        page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTE)
+        run_all_cells(page)
+        wait_until_idle(page)
+        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        panels = page.locator(selector)
+        assert panels.count(), "the chapter's panel is in the page"
+        for panel in panels.all():
+            drive(page, panel)
+        panels.first.screenshot(path=screenshot)
+    except BaseException:
+        page.screenshot(path=screenshot.with_stem(f"{screenshot.stem}-failed"))
+        raise
+
+
+def drive(page, panel) -> None:
+    """Each slider to its other end and each button: what is seen changes every time, and no error is said."""
+    panel.scroll_into_view_if_needed()
+    for handle in panel.locator(".widget-slider .noUi-handle").all():
+        before = seen(panel)
+        at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+        handle.press("Home" if at_the_end else "End")
+        until_changed(page, panel, before)
+    for name in BUTTONS:
+        for button in panel.get_by_role("button", name=name, exact=True).all():
+            before = seen(panel)
+            button.click()
+            until_changed(page, panel, before)
+            page.wait_for_function("(button) => !button.disabled", arg=button.element_handle(), timeout=MINUTE)
+    assert "Error" not in panel.inner_text()
+
+
+def seen(panel) -> list[str]:
+    """All that a reader sees change: pictures, words, and the numbers beside the sliders."""
+    return [panel.inner_text(), *(image.get_attribute("src") for image in panel.locator("img").all())]
+
+
+def until_changed(page, panel, before: list[str]) -> None:
+    for _ in range(240):
+        if seen(panel) != before:
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError("nothing changed within a minute")
