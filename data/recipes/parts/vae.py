@@ -208,6 +208,8 @@ def data(options: Options) -> Dataset:
 def loss(training: Training) -> Loss:
     options = training.options
     if options.restorer:
+        if not Path(options.restorer).is_dir():
+            raise SystemExit(f"{options.restorer} is not there: train the UNet before it, or give another --restorer.")
         return Restorer(training.model, options.restorer, models.POCKET / "clip", training.device)
     return Decoding(training) if options.decoder_only else Autoencoding(training)
 
