@@ -24,6 +24,7 @@ def jupyter_lab(folder: Path, config: Path) -> Iterator[str]:
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}",
                "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root", "--expose-app-in-browser",
+               "--JupyterNotebookApp.expose_app_in_browser=True",
                "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]  # fmt: skip
     # All cells stay in the page, however far one has scrolled, and no question about news covers them.
     for name, setting in {
