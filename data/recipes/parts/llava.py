@@ -1,0 +1,222 @@
+"""Pocket LLaVA: pocket CLIP's patches as words of a small Llama, which answers questions about a picture.
+
+Liu et al., Visual Instruction Tuning (2023, arXiv:2304.08485), with the library's own classes: the image tower stays
+as it is, two linear layers make its patches into token vectors, and the language model reads them before the question.
+Projector and language model are trained together from nothing, on conversations about the drawn world (talks.py); the
+repository ships these two alone.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
+from tokenizers import models as tokenizer_models
+from torch.utils.data import Dataset
+from transformers import (
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+import places
+import talks
+from export import save_changed
+from loop import Training
+from recipe import Options, Recipe
+from scenes_data import FRESH
+from sdhelpers import models
+from sdhelpers.images import to_tensor
+
+TOKENS, LENGTH = 1024, 192
+END, IMAGE = "</s>", "<image>"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role | upper }}: "
+    "{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
+    "{% for part in message.content if part.type == 'text' %}{{ part.text }}{% endfor %}"
+    "{{ '</s>' if message.role == 'assistant' else ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+TRAINED = ("model.language_model.", "model.multi_modal_projector.", "lm_head.")
+ASKED = 100  # fresh pictures for each kind of question
+
+
+def build_tokenizer(conversations: int = 5_000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE in lower case with LLaVA's two special tokens and its way to write a conversation."""
+    raw = Tokenizer(tokenizer_models.BPE())
+    raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=TOKENS, special_tokens=[END, IMAGE], initial_alphabet=alphabet)
+    spoken = (talks.talk(FRESH + i).turns for i in range(conversations))
+    raw.train_from_iterator((f"USER: {q.text} ASSISTANT: {q.answer}" for turns in spoken for q in turns), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token=END,
+        pad_token=END,
+        extra_special_tokens=[IMAGE],
+        chat_template=TEMPLATE,
+        model_max_length=LENGTH,
+        padding_side="left",
+    )
+
+
+def processor_of(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """What makes tensors of pictures and words; the tower's patches stand for one image token each."""
+    return LlavaProcessor(
+        CLIPImageProcessor.from_pretrained(models.POCKET / "clip"),
+        tokenizer,
+        patch_size=vision_config().patch_size,
+        vision_feature_select_strategy="default",
+        chat_template=TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+
+
+@functools.cache
+def vision_config():
+    return CLIPModel.config_class.from_pretrained(models.POCKET / "clip").vision_config
+
+
+def patches() -> int:
+    """How many tokens a picture becomes."""
+    return (vision_config().image_size // vision_config().patch_size) ** 2
+
+
+def to_tensors(tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk]) -> tuple[torch.Tensor, ...]:
+    """Tokens, attention mask and labels, all [batch, length], and pixels; only answers are to be learnt."""
+    rows, wanted = [], []
+    for one in spoken:
+        ids, labels = [], []
+        for i, turn in enumerate(one.turns):
+            picture = IMAGE * patches() + "\n" if i == 0 else ""
+            asked = tokenizer.encode(f"USER: {picture}{turn.text} ASSISTANT:", add_special_tokens=False)
+            answer = tokenizer.encode(f" {turn.answer}{END}", add_special_tokens=False)
+            ids += asked + answer
+            labels += [-100] * len(asked) + answer
+        rows.append(torch.tensor(ids))
+        wanted.append(torch.tensor(labels))
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
+    labels = torch.nn.utils.rnn.pad_sequence(wanted, True, -100)
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+    pixels = torch.stack([to_tensor(one.image) for one in spoken])
+    return tokens, mask, labels, pixels
+
+
+class Talks(Dataset):
+    """Conversation number i."""
+
+    def __getitem__(self, number: int) -> talks.Talk:
+        return talks.talk(number)
+
+    collate = staticmethod(list)
+
+
+class Answering:
+    """Cross-entropy of each next token of the answers."""
+
+    def __init__(self, training: Training):
+        self.device, self.tokenizer = training.device, tokenizer_of(training.options)
+
+    def prepare(self, spoken):
+        return tuple(part.to(self.device) for part in to_tensors(self.tokenizer, spoken))
+
+    @staticmethod
+    def loss_of(model, tokens, mask, labels, pixels):
+        return model(input_ids=tokens, attention_mask=mask, labels=labels, pixel_values=pixels).loss, {}
+
+
+@torch.no_grad()
+def answer(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, spoken: Sequence[talks.Talk], batch: int = 50
+) -> list[str]:
+    """The model's answer to each conversation's first question."""
+    answers = []
+    for i in range(0, len(spoken), batch):
+        some = spoken[i : i + batch]
+        asked = [
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": one.turns[0].text}]}]
+            for one in some
+        ]
+        text = processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+        inputs = processor(images=[one.image for one in some], text=text, padding=True, return_tensors="pt")
+        tokens = model.generate(**inputs.to(model.device), max_new_tokens=40, do_sample=False)
+        answers += processor.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    return answers
+
+
+def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, float]:
+    """Exact answers about fresh pictures, and how many of them come out right when another picture is shown."""
+    processor, scores = processor_of(tokenizer_of(options)), {}
+    for kind in talks.questions.KINDS:
+        found = (talks.one_question(FRESH + 50_000 + i, kind) for i in range(100 * ASKED))
+        spoken = [one for one in found if one][:ASKED]
+        others = [talks.Talk(spoken[i - 1].image, one.turns) for i, one in enumerate(spoken)]
+        for what, some in ((kind, spoken), (f"{kind}, of another picture", others)):
+            scores |= {what: talks.answers_right(some, answer(model, processor, some))[kind]}
+    return scores
+
+
+def home(options: Options) -> Path:
+    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
+    return Path(options.init) if options.init else places.RUNS / (options.run or "llava") / "tokenizer"
+
+
+def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(home(options))
+
+
+def build(options: Options) -> LlavaForConditionalGeneration:
+    """A Llama of five million parameters behind pocket CLIP's image tower, which stays frozen."""
+    if options.init:
+        model = LlavaForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
+    else:
+        if not home(options).exists():
+            build_tokenizer().save_pretrained(home(options))
+        tokenizer = tokenizer_of(options)
+        text = LlamaConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=LENGTH,
+            eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
+            pad_token_id=tokenizer.pad_token_id,
+            tie_word_embeddings=True,
+            **options.architecture,
+        )
+        model = LlavaForConditionalGeneration(
+            LlavaConfig(
+                vision_config=vision_config(),
+                text_config=text,
+                image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+                image_seq_length=patches(),
+                tie_word_embeddings=True,
+            )
+        )
+        tower = CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model
+        _inner(model.model.vision_tower).load_state_dict(tower.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def _inner(tower: torch.nn.Module) -> torch.nn.Module:
+    """The tower itself, which some versions wrap in a model of its own."""
+    return getattr(tower, "vision_model", tower)
+
+
+def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> None:
+    """Projector and language model, with the configurations and the processor; the tower is pocket CLIP's."""
+    save_changed(model, folder, TRAINED)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    processor_of(tokenizer_of(options)).save_pretrained(folder)
+
+
+RECIPE = Recipe(build, lambda options: Talks(), Answering, score, export)

@@ -1,0 +1,75 @@
+"""Conversations about drawn scenes: what is asked and answered while models of pictures and words are trained.
+
+Every second picture is a crowd to be counted, the others are scenes as sd15 learns them.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from sdhelpers import world
+from sdhelpers.world import crowds, questions
+from sdhelpers.world.captions import PLACE_WORDS, pick
+from sdhelpers.world.questions import NUMBERS, Question, plural, with_article
+
+DESCRIBE = "describe the picture."
+DESCRIBED = 0.4  # part of the conversations that begin with it
+TURNS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Talk:
+    """A picture, and questions about it in the order in which they are asked."""
+
+    image: Image.Image
+    turns: tuple[Question, ...]
+
+
+def crowd_caption(crowd: crowds.Crowd) -> str:
+    """What stands there, how often, where, in which style: two cats and a dog on a beach, cartoon."""
+    counted = Counter(crowd.nouns)
+    things = [with_article(n) if count == 1 else f"{NUMBERS[count]} {plural(n)}" for n, count in counted.items()]
+    where = PLACE_WORDS.get(crowd.place, (f"on {with_article(crowd.place)} background",))[0]
+    return f"{' and '.join(things)} {where}, {crowd.style}"
+
+
+def picture_of(rng: np.random.RandomState, nouns: Sequence[str] | None, crowd: bool) -> world.Scene | crowds.Crowd:
+    """A crowd, or a scene that is neither spoilt nor cropped."""
+    if crowd:
+        return crowds.sample(rng, nouns=nouns)
+    while True:
+        description = world.describe(rng, nouns)
+        if description.quality in ("plain", "best"):
+            return world.draw(description, rng)
+
+
+def talk(number: int, nouns: Sequence[str] | None = None) -> Talk:
+    """Conversation `number`: the same number gives the same one."""
+    rng = np.random.RandomState(number % 2**32)
+    picture = picture_of(rng, nouns, crowd=bool(number % 2))
+    turns = questions.about(picture, rng, nouns)[:TURNS]
+    if rng.random_sample() < DESCRIBED:
+        is_crowd = isinstance(picture, crowds.Crowd)
+        caption = crowd_caption(picture) if is_crowd else world.write_caption(picture.description, rng, complete=True)
+        turns = [Question("caption", DESCRIBE, caption), *turns[: TURNS - 1]]
+    return Talk(picture.image, tuple(turns))
+
+
+def answers_right(talks: Sequence[Talk], answers: Sequence[str]) -> dict[str, float]:
+    """For each kind of question the part of first questions that were answered with exactly the right words."""
+    right: dict[str, list[bool]] = {}
+    for spoken, answer in zip(talks, answers):
+        question = spoken.turns[0]
+        right.setdefault(question.kind, []).append(answer.strip().lower() == question.answer.lower())
+    return {kind: round(float(np.mean(flags)), 4) for kind, flags in sorted(right.items())}
+
+
+def one_question(number: int, kind: str, nouns: Sequence[str] | None = None) -> Talk | None:
+    """Picture `number` with its question of this kind alone, or None when it has none."""
+    rng = np.random.RandomState(number % 2**32)
+    picture = picture_of(rng, nouns, crowd=bool(number % 2))
+    found = [q for q in questions.about(picture, rng, nouns) if q.kind == kind]
+    return Talk(picture.image, (pick(rng, found),)) if found else None
