@@ -5,11 +5,13 @@ Every second picture is a crowd to be counted, the others are scenes as sd15 lea
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
+from torch.utils.data import Dataset
 
+from scenes_data import FRESH
 from sdhelpers import world
 from sdhelpers.world import crowds, questions
 from sdhelpers.world.captions import PLACE_WORDS, pick
@@ -18,6 +20,7 @@ from sdhelpers.world.questions import NUMBERS, Question, plural, with_article
 DESCRIBE = "describe the picture."
 DESCRIBED = 0.4  # part of the conversations that begin with it
 TURNS = 3
+ASKED = 100  # fresh pictures for each kind of question
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,3 +76,24 @@ def one_question(number: int, kind: str, nouns: Sequence[str] | None = None) -> 
     picture = picture_of(rng, nouns, crowd=bool(number % 2))
     found = [q for q in questions.about(picture, rng, nouns) if q.kind == kind]
     return Talk(picture.image, (pick(rng, found),)) if found else None
+
+
+class Talks(Dataset):
+    """Conversation number i."""
+
+    def __getitem__(self, number: int) -> Talk:
+        return talk(number)
+
+    collate = staticmethod(list)
+
+
+def accuracy(answer: Callable[[Sequence[Talk]], list[str]]) -> dict[str, float]:
+    """Exact answers about fresh pictures, and how many of them come out right when another picture is shown."""
+    scores = {}
+    for kind in questions.KINDS:
+        found = (one_question(FRESH + 50_000 + i, kind) for i in range(100 * ASKED))
+        spoken = [one for one in found if one][:ASKED]
+        others = [Talk(spoken[i - 1].image, one.turns) for i, one in enumerate(spoken)]
+        for what, some in ((kind, spoken), (f"{kind}, of another picture", others)):
+            scores |= {what: answers_right(some, answer(some))[kind]}
+    return scores

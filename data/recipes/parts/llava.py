@@ -11,9 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, trainers
-from tokenizers import models as tokenizer_models
-from torch.utils.data import Dataset
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -27,6 +24,7 @@ from transformers import (
 
 import places
 import talks
+from bpe import byte_level
 from export import save_changed
 from loop import Training
 from recipe import Options, Recipe
@@ -44,19 +42,13 @@ TEMPLATE = (
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 TRAINED = ("model.language_model.", "model.multi_modal_projector.", "lm_head.")
-ASKED = 100  # fresh pictures for each kind of question
 
 
 def build_tokenizer(conversations: int = 5_000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in lower case with LLaVA's two special tokens and its way to write a conversation."""
-    raw = Tokenizer(tokenizer_models.BPE())
-    raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=TOKENS, special_tokens=[END, IMAGE], initial_alphabet=alphabet)
+    """A small byte-level BPE with LLaVA's two special tokens and its way to write a conversation."""
     spoken = (talks.talk(FRESH + i).turns for i in range(conversations))
-    raw.train_from_iterator((f"USER: {q.text} ASSISTANT: {q.answer}" for turns in spoken for q in turns), trainer)
+    texts = (f"USER: {q.text} ASSISTANT: {q.answer}" for turns in spoken for q in turns)
+    raw = byte_level(texts, TOKENS, [END, IMAGE])
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token=END,
@@ -111,15 +103,6 @@ def to_tensors(tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk])
     return tokens, mask, labels, pixels
 
 
-class Talks(Dataset):
-    """Conversation number i."""
-
-    def __getitem__(self, number: int) -> talks.Talk:
-        return talks.talk(number)
-
-    collate = staticmethod(list)
-
-
 class Answering:
     """Cross-entropy of each next token of the answers."""
 
@@ -154,15 +137,8 @@ def answer(
 
 
 def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, float]:
-    """Exact answers about fresh pictures, and how many of them come out right when another picture is shown."""
-    processor, scores = processor_of(tokenizer_of(options)), {}
-    for kind in talks.questions.KINDS:
-        found = (talks.one_question(FRESH + 50_000 + i, kind) for i in range(100 * ASKED))
-        spoken = [one for one in found if one][:ASKED]
-        others = [talks.Talk(spoken[i - 1].image, one.turns) for i, one in enumerate(spoken)]
-        for what, some in ((kind, spoken), (f"{kind}, of another picture", others)):
-            scores |= {what: talks.answers_right(some, answer(model, processor, some))[kind]}
-    return scores
+    processor = processor_of(tokenizer_of(options))
+    return talks.accuracy(lambda spoken: answer(model, processor, spoken))
 
 
 def home(options: Options) -> Path:
@@ -219,4 +195,4 @@ def export(model: LlavaForConditionalGeneration, folder: Path, options: Options)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
 
 
-RECIPE = Recipe(build, lambda options: Talks(), Answering, score, export)
+RECIPE = Recipe(build, lambda options: talks.Talks(), Answering, score, export)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import places
 import wishes
+from bpe import byte_level
 from card import share
 from export import save
 from loop import Training
@@ -37,16 +37,10 @@ HELD_OUT = 150  # wishes for the scores
 
 
 def build_tokenizer(pairs: int = 20_000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE in lower case, as GPT-2's but small, with the chat template."""
-    raw = Tokenizer(models.BPE())
-    raw.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=TOKENS, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    """A small byte-level BPE with the chat template."""
     several = (wishes.sample(np.random.RandomState(FRESH + i)) for i in range(pairs))
-    raw.train_from_iterator((f"{w.words}\n{w.prompt}\n{SYSTEM}" for w in several), trainer)
+    texts = (f"{w.words}\n{w.prompt}\n{SYSTEM}" for w in several)
+    raw = byte_level(texts, TOKENS, SPECIAL, prefix_space=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
         eos_token=SPECIAL[0],

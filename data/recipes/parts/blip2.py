@@ -1,0 +1,222 @@
+"""Pocket BLIP-2: sixteen learnt queries ask pocket CLIP what it sees, and a small OPT puts the answers into words.
+
+Li et al., BLIP-2 (2023, arXiv:2301.12597), with the library's own classes. The image tower is pocket CLIP's, frozen;
+the library's has no normalisation before its first layer, so that CLIP's is folded into the embeddings with the
+patches' mean deviation (exact but for that). Q-Former and language model are trained together from nothing, on captions
+and questions of the drawn world (talks.py).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import processors
+from transformers import (
+    AutoTokenizer,
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+    BlipImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+import places
+import talks
+from bpe import byte_level
+from export import save
+from loop import Training
+from recipe import Options, Recipe
+from scenes_data import FRESH, fresh_scenes
+from sdhelpers import models
+from sdhelpers.images import to_tensor
+
+TOKENS, LENGTH = 1024, 96
+END, PAD, IMAGE = "</s>", "<pad>", "<image>"
+QUESTION = "Question: {} Answer:"
+
+
+def build_tokenizer(conversations: int = 5_000) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE that begins every text with OPT's mark."""
+    spoken = (talks.talk(FRESH + i).turns for i in range(conversations))
+    texts = (f"{QUESTION.format(q.text)} {q.answer}" for turns in spoken for q in turns)
+    raw = byte_level(texts, TOKENS, [END, PAD, IMAGE])
+    raw.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[IMAGE],
+        model_max_length=LENGTH,
+        padding_side="left",
+    )
+
+
+def processor_of(tokenizer: PreTrainedTokenizerFast, queries: int) -> Blip2Processor:
+    """What makes tensors of pictures and words; the queries' tokens stand before them."""
+    clip = CLIPProcessor.from_pretrained(models.POCKET / "clip").image_processor
+    images = BlipImageProcessor(
+        size={"height": clip.crop_size["height"], "width": clip.crop_size["width"]},
+        image_mean=clip.image_mean,
+        image_std=clip.image_std,
+    )
+    return Blip2Processor(images, tokenizer, num_query_tokens=queries)
+
+
+def prompt_of(turn: talks.Question) -> str:
+    """How a question is put; a caption needs none."""
+    return "" if turn.kind == "caption" else QUESTION.format(turn.text)
+
+
+def to_tensors(
+    tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk], queries: int
+) -> tuple[torch.Tensor, ...]:
+    """Tokens, attention mask and labels, all [batch, length], and pixels; of each conversation the first answer."""
+    image, rows, wanted = [tokenizer.convert_tokens_to_ids(IMAGE)] * queries, [], []
+    for one in spoken:
+        turn = one.turns[0]
+        asked = image + tokenizer.encode(prompt_of(turn))
+        space = " " if prompt_of(turn) else ""
+        answer = tokenizer.encode(f"{space}{turn.answer}{END}", add_special_tokens=False)
+        rows.append(torch.tensor(asked + answer))
+        wanted.append(torch.tensor([-100] * len(asked) + answer))
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
+    labels = torch.nn.utils.rnn.pad_sequence(wanted, True, -100)
+    mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]).long()
+    return tokens, mask, labels, torch.stack([to_tensor(one.image) for one in spoken])
+
+
+class Answering:
+    """Cross-entropy of each next token of the answer."""
+
+    def __init__(self, training: Training):
+        self.device, self.tokenizer = training.device, tokenizer_of(training.options)
+        self.queries = training.options.queries
+
+    def prepare(self, spoken):
+        return tuple(part.to(self.device) for part in to_tensors(self.tokenizer, spoken, self.queries))
+
+    @staticmethod
+    def loss_of(model, tokens, mask, labels, pixels):
+        return model(pixel_values=pixels, input_ids=tokens, attention_mask=mask, labels=labels).loss, {}
+
+
+@torch.no_grad()
+def answer(
+    model: Blip2ForConditionalGeneration, processor: Blip2Processor, spoken: Sequence[talks.Talk], batch: int = 50
+) -> list[str]:
+    """The model's answer to each conversation's first question."""
+    answers = []
+    for i in range(0, len(spoken), batch):
+        some = spoken[i : i + batch]
+        texts = [prompt_of(one.turns[0]) for one in some]
+        inputs = processor(images=[one.image for one in some], text=texts, padding=True, return_tensors="pt")
+        tokens = model.generate(**inputs.to(model.device), max_new_tokens=40, do_sample=False)
+        answers += processor.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    return answers
+
+
+def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, float]:
+    processor = processor_of(tokenizer_of(options), options.queries)
+    return talks.accuracy(lambda spoken: answer(model, processor, spoken))
+
+
+def home(options: Options) -> Path:
+    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
+    return Path(options.init) if options.init else places.RUNS / (options.run or "blip2") / "tokenizer"
+
+
+def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(home(options))
+
+
+@torch.no_grad()
+def folded(clip: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Pocket CLIP's image tower by the names of BLIP-2's, its first normalisation folded in; `pixels` give the mean.
+
+    That normalisation takes a token's mean away, divides by its deviation and weights the rest: but for the deviation
+    all of it is linear. The class token is the same for every picture, so that nothing is lost there.
+    """
+    before, norm, tensors = clip.embeddings, clip.pre_layrnorm, dict(clip.state_dict())
+    states = before(pixels)  # [pictures, 1 + patches, width]
+    deviation = (states.var(-1, unbiased=False) + norm.eps).sqrt().mean(0)  # a number for each position
+    scale = norm.weight / deviation[:, None]  # [1 + patches, width]
+    filters = before.patch_embedding.weight
+    filters = (filters - filters.mean(0)) * (norm.weight / deviation[1:].mean())[:, None, None, None]
+    positions = before.position_embedding.weight
+    centred = positions - positions.mean(-1, keepdim=True)
+    first = before.class_embedding - before.class_embedding.mean()
+    named = {
+        "embeddings.class_embedding": (first * scale[0])[None, None],
+        "embeddings.position_embedding": (centred * scale + norm.bias)[None],
+        "embeddings.patch_embedding.weight": filters,
+        "embeddings.patch_embedding.bias": torch.zeros(len(filters)),
+    }
+    for name, tensor in tensors.items():
+        if ".self_attn." in name:
+            layer, _, part = name.partition(".self_attn.")
+            kind, _, end = part.partition(".")
+            if kind == "q_proj":
+                three = [tensors[f"{layer}.self_attn.{k}_proj.{end}"] for k in "qkv"]
+                named[f"{layer}.self_attn.qkv.{end}"] = torch.cat(three)
+            elif kind == "out_proj":
+                named[f"{layer}.self_attn.projection.{end}"] = tensor
+        elif name.startswith(("encoder.", "post_layernorm.")):
+            named[name] = tensor
+    return named
+
+
+def build(options: Options) -> Blip2ForConditionalGeneration:
+    """Q-Former and OPT from nothing, behind the frozen image tower."""
+    if options.init:
+        model = Blip2ForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
+        model.vision_model.requires_grad_(False)
+        return model
+    if not home(options).exists():
+        build_tokenizer().save_pretrained(home(options))
+    tokenizer, clip = tokenizer_of(options), CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32)
+    seen = clip.config.vision_config
+    shape = {k: getattr(seen, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers",
+             "num_attention_heads", "image_size", "patch_size", "hidden_act")}  # fmt: skip
+    ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    config = Blip2Config(
+        vision_config=Blip2VisionConfig(**shape, layer_norm_eps=seen.layer_norm_eps, qkv_bias=True).to_dict(),
+        qformer_config=Blip2QFormerConfig(
+            vocab_size=len(tokenizer),
+            encoder_hidden_size=seen.hidden_size,
+            cross_attention_frequency=2,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            **options.architecture["qformer"],
+        ).to_dict(),
+        text_config=OPTConfig(
+            vocab_size=len(tokenizer),
+            max_position_embeddings=LENGTH,
+            pad_token_id=tokenizer.pad_token_id,
+            dropout=0.0,
+            **ends,
+            **options.architecture["opt"],
+        ).to_dict(),
+        num_query_tokens=options.queries,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+    )
+    model = Blip2ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.query_tokens, std=0.02)
+    pixels = torch.stack([to_tensor(scene.image) for scene in fresh_scenes(64)])
+    model.vision_model.load_state_dict(folded(clip.vision_model, pixels))
+    model.vision_model.requires_grad_(False)
+    return model
+
+
+def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options) -> None:
+    """The folder that `from_pretrained` loads, with its processor."""
+    save(model, folder)
+    processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
+
+
+RECIPE = Recipe(build, lambda options: talks.Talks(), Answering, score, export)
