@@ -62,7 +62,9 @@ class Settings:
 def generate(pipe, settings: Settings, on_step=None, **inputs: Any) -> Image.Image:
     """One image from settings, by whatever pipeline: text to image, img2img, inpainting, ControlNet.
 
-    `inputs` are what it takes besides, under its own names: `image` and `strength`, `mask_image`, `control_image`.
+    `inputs` are what it takes besides, under its own names: `image` and `strength`, `mask_image`, `control_image`;
+    with `prompt_embeds` (see sdhelpers.prompts) the settings' own prompts are not read again, and a
+    `callback_on_step_end` is called after each step.
     An img2img pipeline has no width and height of its own and follows its image. `on_step(done, total)` is called
     after each step; returning False stops there. Raises SettingsError for settings out of range and for inputs
     that the pipeline does not take.
@@ -75,12 +77,15 @@ def generate(pipe, settings: Settings, on_step=None, **inputs: Any) -> Image.Ima
         )
     pipe.scheduler = build_scheduler(settings.scheduler, pipe.scheduler.config)
 
+    callback = inputs.pop("callback_on_step_end", None)
+
     def after_step(pipe, step, timestep, tensors):
         if on_step is not None and on_step(step + 1, pipe.num_timesteps) is False:
             compat.stop(pipe)
-        return tensors
+        return callback(pipe, step, timestep, tensors) if callback else tensors
 
+    left_out = {"prompt", "negative_prompt"} if "prompt_embeds" in inputs else set()
     values = dataclasses.asdict(settings)
-    values = {name: value for name, value in values.items() if name in accepted and name not in inputs}
+    values = {name: value for name, value in values.items() if name in accepted and name not in {*inputs, *left_out}}
     generator = seeded_generator(settings.seed)
     return pipe(**values, **inputs, generator=generator, callback_on_step_end=after_step).images[0]

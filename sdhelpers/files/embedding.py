@@ -2,6 +2,7 @@
 
     [(token, vectors)] = read_embedding("toy.pt").items()          # vectors: [vectors, width]
     ids = add_to_pipeline(pipe, "<toy>", vectors)
+    print(load_embedding(pipe, "toy.pt"))                          # both, under the file's name, which it says
 
 Every trouble with a file or a token is an EmbeddingError with one sentence. Built in chapter 9.
 """
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 LAYOUTS = ("a1111", "diffusers", "safetensors", "emb_params")  # as chapter 9 writes them
 MOST_VECTORS = 75  # what one chunk of a prompt can hold
+SDXL_HALVES = ("clip_l", "clip_g")  # for the first text encoder and the second
 MADE_FOR = {
     768: "Stable Diffusion 1 and the first text encoder of SDXL",
     1024: "Stable Diffusion 2",
@@ -30,7 +32,7 @@ def read_embedding(path: Path | str) -> dict[str, torch.Tensor]:
     """What an embedding file holds: each token with its float32 vectors [vectors, width].
 
     Where the layout keeps no name (`emb_params`, a bare tensor) the token is the file's name without its
-    ending, as the A1111 web UI has it. SDXL's pairs come as "clip_l" and "clip_g". Raises EmbeddingError.
+    ending. SDXL's pairs come as "clip_l" and "clip_g". Raises EmbeddingError.
     """
     path = Path(path)
     found = _named(_load(path), path)
@@ -112,6 +114,27 @@ def add_to_pipeline(pipe, token: str, vectors: torch.Tensor) -> list[int]:
     table = encoder.get_input_embeddings().weight
     table.data[first:] = vectors.to(table.device, table.dtype)
     return list(range(first, first + len(names)))
+
+
+def load_embedding(pipe, path: Path | str, token: str = "") -> str:
+    """Give a pipeline the word of a file and return one sentence: what to write in the prompt.
+
+    The word is the file's name in lower case, as in the A1111 web UI and in ComfyUI, unless `token` is another. The
+    sentence gives the name inside where that differs. SDXL's two halves get one word. Raises EmbeddingError.
+    """
+    path, found = Path(path), read_embedding(path)
+    if len(found) > 1 and set(found) != set(SDXL_HALVES):
+        raise EmbeddingError(f"{path.name} holds {len(found)} words: give them one by one to add_to_pipeline.")
+    token, halves = token or path.stem.lower(), list(found.values())
+    for vectors in halves:  # all halves fit, or nothing is changed
+        tokenizer, _ = _encoder_of_width(pipe, vectors.shape[1], token)
+        _check_token(tokenizer, token, token_names(token, len(vectors)))
+    counts = {len(add_to_pipeline(pipe, token, vectors)) for vectors in halves}
+    vectors = f"{' and '.join(map(str, sorted(counts)))} vector{'s' * (counts != {1})}"
+    said = f"Write {token} in the prompt for the {vectors} of {path.name}"
+    [inner, *rest] = found
+    differs = not rest and inner not in (token, path.stem)
+    return f"{said}, not {inner}, the name inside." if differs else f"{said}."
 
 
 def _encoder_of_width(pipe, width: int, token: str) -> tuple:

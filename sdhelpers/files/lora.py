@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -43,7 +44,9 @@ OTHER_KINDS = {
     "lora_magnitude_vector": "DoRA",
     "oft_": "OFT",
 }
+SDXL_LAYERS = ("input_blocks_", "middle_block_", "output_blocks_")  # Kohya's scripts keep its checkpoint's own names
 SETTINGS = "lora_adapter_metadata"  # where Diffusers keeps rank and alpha
+BASES = ("ss_base_model_version", "modelspec.architecture", "base")  # where a file names the model that it was made for
 
 Place = tuple[str, str]  # a part of the pipeline, and a layer's path in it with underscores for dots
 
@@ -82,6 +85,22 @@ class LoraFile:
     format: str
     layers: dict[Place, LoraLayer]
     metadata: dict[str, str]
+
+    @property
+    def base_model(self) -> str:
+        """The model that the file says it was trained on ("sd_v1", "sdxl_base_v1-0"), or "" when it says nothing."""
+        return next((self.metadata[key] for key in BASES if self.metadata.get(key)), "")
+
+    @property
+    def tags(self) -> dict[str, int]:
+        """How often each tag stood in the captions of the training, as Kohya's scripts note it; the commonest first."""
+        counts: Counter[str] = Counter()
+        try:
+            for folder in json.loads(self.metadata.get("ss_tag_frequency", "{}")).values():
+                counts.update({tag.strip(): int(count) for tag, count in folder.items()})
+        except (ValueError, TypeError, AttributeError, OverflowError):
+            return {}  # a damaged note, and only a note
+        return dict(counts.most_common())
 
 
 def read_lora(path: str | Path) -> LoraFile:
@@ -194,17 +213,23 @@ class MergedLoras:
     def add(self, name: str, file: str | Path | LoraFile) -> LoraFile:
         """Get a file ready under a name, with weight 0. Raises LoraError when any layer does not fit the model."""
         file = file if isinstance(file, LoraFile) else read_lora(file)
-        for place, layer in file.layers.items():
-            module = self._modules.get(place)
-            if module is None:
-                raise LoraError(f"{file.name} is for another model: there is no layer {'.'.join(place)} here.")
-            if not layer.fits(module.weight.shape):
-                there = list(module.weight.shape)
-                raise LoraError(f"{file.name} is for another model: {'.'.join(place)} has the shape {there} here.")
+        self._check_fit(file)
         if self.weights.get(name):
             self.set_weights(**{**self.weights, name: 0.0})
         self._files[name], self.weights[name] = file, 0.0
         return file
+
+    def _check_fit(self, file: LoraFile) -> None:
+        if any(_is_sdxl(place) for place in file.layers if place not in self._modules):
+            raise LoraError(f"{file.name} is a LoRA for SDXL, which this loader does not read; SDXL is chapter 16.")
+        another = f"{file.name} is for another model" + f" ({file.base_model!r})" * bool(file.base_model)
+        for place, layer in file.layers.items():
+            module = self._modules.get(place)
+            if module is None:
+                raise LoraError(f"{another}: there is no layer {'.'.join(place)} here.")
+            if not layer.fits(module.weight.shape):
+                there = list(module.weight.shape)
+                raise LoraError(f"{another}: {'.'.join(place)} has the shape {there} here.")
 
     @torch.no_grad()
     def set_weights(self, **weights: float) -> None:
@@ -229,6 +254,12 @@ class MergedLoras:
     def restore(self) -> None:
         """Put back the weights from before, bit for bit."""
         self.set_weights()
+
+
+def _is_sdxl(place: Place) -> bool:
+    """Whether only SDXL has a layer of this name: its second text encoder, or its checkpoint's names for the UNet."""
+    part, path = place
+    return part == "text_encoder_2" or (part == "unet" and path.startswith(SDXL_LAYERS))
 
 
 def target_layers(pipe) -> dict[Place, torch.nn.Module]:

@@ -6,7 +6,6 @@ from sdhelpers.metadata.files import (
     read_image,
     read_stream,
     save_image,
-    to_parameters,
-    to_settings,
 )
+from sdhelpers.metadata.parameters import to_parameters, to_settings, understand
 from sdhelpers.metadata.png import MetadataError

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdhelpers.metadata.files import WRITERS, ImageFile, read_image, to_settings
+from sdhelpers.metadata.files import WRITERS, ImageFile, read_image
+from sdhelpers.metadata.parameters import to_settings
 from sdhelpers.metadata.png import MetadataError
 from sdhelpers.models.hub import sha256
 

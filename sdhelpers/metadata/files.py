@@ -9,9 +9,7 @@ section 4.6.5), the second stands in an XMP packet (ISO 16684-1). Built in chapt
 """
 
 import io
-import math
 import os
-import re
 import stat
 import struct
 import warnings
@@ -26,9 +24,10 @@ from PIL import ExifTags, Image
 from sdhelpers.generation import Settings
 from sdhelpers.metadata import png
 from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
-from sdhelpers.metadata.generation import GenerationData, from_json, to_json
+from sdhelpers.metadata.comfyui import read_comfyui
+from sdhelpers.metadata.parameters import to_parameters, understand
 from sdhelpers.metadata.png import Chunk, MetadataError
-from sdhelpers.schedulers import SCHEDULERS
+from sdhelpers.metadata.record import GenerationData, from_json, to_json
 
 OURS = "sdhelpers"  # keyword of our text chunk, and name of the field in XMP
 NAMESPACE = "urn:sdhelpers:generation-data"
@@ -40,14 +39,15 @@ WRITERS = {
     ".webp": ("WEBP", {"lossless": True}),
 }
 LARGEST_OTHER = 64 * 2**20  # bytes of a JPEG or WebP file
-SAMPLERS = {"PNDM": "PLMS"}  # where the web UI's name is another
 COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16", b"\0" * 8: "utf-8"}
-LORA = re.compile(r" ?<lora:([^:<>\n]+):([^:<>\n]+)>")
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What was found in a file. `parameters` and `data` are None where there are none."""
+    """What was found in a file. `parameters` and `data` are None where there are none.
+
+    `parameters` are those of the text of this name, or what ComfyUI's chunks say under the same names.
+    """
 
     format: str
     width: int
@@ -58,65 +58,17 @@ class ImageFile:
     data: GenerationData | None
 
 
-def to_parameters(data: GenerationData) -> Parameters:
-    """The data as other programs expect them; adapters stand in the prompt, as `<lora:name:weight>`."""
-    s = data.settings
-    sampler = s.scheduler.removesuffix(" Karras")
-    tags = "".join(f" <lora:{a.name}:{a.weight:g}>" for a in data.adapters)
-    lines = {
-        "Steps": str(s.num_inference_steps),
-        "Sampler": SAMPLERS.get(sampler, sampler),
-        "Schedule type": "Karras" if s.scheduler != sampler else "",
-        "CFG scale": f"{s.guidance_scale:.10g}",
-        "Seed": str(s.seed),
-        "Size": f"{s.width}x{s.height}",
-        "Model hash": data.model.revision[:10],
-        "Model": data.model.name,
-        "Lora hashes": ", ".join(f"{a.name}: {a.sha256[:12]}" for a in data.adapters),
-        "Version": f"diffusers {data.made_with['diffusers']}",
-    }
-    return Parameters(s.prompt + tags, s.negative_prompt, {name: text for name, text in lines.items() if text})
-
-
-def to_settings(parameters: Parameters) -> Settings:
-    """Settings from a `parameters` text, of whatever program. Raises MetadataError for what is missing or unknown."""
-    found = parameters.fields
-    names = {theirs: ours for ours, theirs in SAMPLERS.items()}
-    sampler = found.get("Sampler", "").removesuffix(" Karras")
-    is_karras = found.get("Sampler", "").endswith(" Karras") or found.get("Schedule type") == "Karras"
-    scheduler = names.get(sampler, sampler) + (" Karras" if is_karras else "")
-    if scheduler not in SCHEDULERS:
-        raise MetadataError(f"The sampler {scheduler!r:.60} is not one of this book's.")
-    try:
-        width, height = map(int, found["Size"].split("x"))
-        if not math.isfinite(float(found["CFG scale"])):
-            raise ValueError("the CFG scale is not a number")
-        return Settings(
-            LORA.sub("", parameters.prompt),
-            parameters.negative_prompt,
-            int(found["Seed"]),
-            float(found["CFG scale"]),
-            int(found["Steps"]),
-            scheduler,
-            width,
-            height,
-        ).check()
-    except KeyError as error:
-        raise MetadataError(f"The parameters do not say {error}.") from error
-    except ValueError as error:
-        raise MetadataError(f"The parameters cannot be used: {error}"[:300]) from error
-
-
 def disagreements(found: ImageFile) -> list[str]:
     """The settings in which a file's two copies differ: somebody has changed one of them."""
     if found.data is None or found.parameters is None:
         return []
     try:
-        theirs = to_settings(found.parameters)
+        theirs = understand(found.parameters)
     except MetadataError as error:
         return [str(error)]
-    ours, said = found.data.settings, to_settings(read_parameters(write_parameters(to_parameters(found.data))))
-    pairs = {f.name: (getattr(said, f.name), getattr(theirs, f.name)) for f in fields(ours)}
+    said = understand(read_parameters(write_parameters(to_parameters(found.data))))
+    pairs = {f.name: (getattr(said.settings, f.name), getattr(theirs.settings, f.name)) for f in fields(Settings)}
+    pairs |= {name: (getattr(said, name), getattr(theirs, name)) for name in ("reading", "clip_skip")}
     return [f"{name}: {a} in ours, {b} in parameters" for name, (a, b) in pairs.items() if a != b]
 
 
@@ -223,7 +175,7 @@ def read_stream(file: BinaryIO) -> ImageFile:
 
 def _with_data(kind: str, size: tuple[int, int], chunks: tuple[Chunk, ...], texts: dict[str, str]) -> ImageFile:
     """Add what the texts say."""
-    parameters = read_parameters(texts["parameters"]) if "parameters" in texts else None
+    parameters = read_parameters(texts["parameters"]) if "parameters" in texts else read_comfyui(texts)
     return ImageFile(kind, *size, chunks, texts, parameters, from_json(texts[OURS]) if OURS in texts else None)
 
 

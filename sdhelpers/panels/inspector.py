@@ -15,6 +15,7 @@ from PIL import Image
 from sdhelpers.images import to_png
 from sdhelpers.metadata.files import WRITERS, ImageFile, disagreements, read_stream
 from sdhelpers.metadata.generation import model_source, pixel_hash, redraw
+from sdhelpers.metadata.parameters import understand
 from sdhelpers.metadata.png import MetadataError
 from sdhelpers.models import ModelError
 from sdhelpers.panels.base import BLANK, Panel, own_copy
@@ -92,8 +93,11 @@ def as_html(found: ImageFile, same_pixels: bool) -> str:
         pixels = "as recorded" if same_pixels else "not those recorded: edited, or compressed with losses"
         adapters = ", ".join(f"{a.name} at {a.weight:g}" for a in data.adapters) or "none"
         rows = dataclasses.asdict(data.settings) | {
+            "reading": data.reading,
+            "clip skip": data.clip_skip,
             "model": f"{data.model.name} ({data.model.tier}), {data.model.revision[:10]}",
             "adapters": adapters,
+            "embeddings": ", ".join(e.token for e in data.embeddings) or "none",
             **data.made_with,
             "pixels": pixels,
         }
@@ -101,6 +105,7 @@ def as_html(found: ImageFile, same_pixels: bool) -> str:
     elif found.parameters:
         prompts = {"prompt": found.parameters.prompt, "negative prompt": found.parameters.negative_prompt}
         parts.append(table("parameters", prompts | found.parameters.fields))
+        parts.append(f"<p>{html.escape(what_is_dropped(found))}</p>")
     else:
         parts.append("<p>No generation data.</p>")
     if wrong := disagreements(found):
@@ -110,6 +115,15 @@ def as_html(found: ImageFile, same_pixels: bool) -> str:
         more = ", ..." if len(found.chunks) > 20 else ""
         parts.append(f"<p>Chunks and their bytes: {', '.join(kinds)}{more}</p>")
     return "".join(parts)
+
+
+def what_is_dropped(found: ImageFile) -> str:
+    """What of another program's parameters this book cannot draw, or why nothing of them can be drawn."""
+    try:
+        dropped = understand(found.parameters).dropped
+    except MetadataError as error:
+        return str(error)
+    return f"Not drawn from these: {'; '.join(dropped)}." if dropped else ""
 
 
 def table(title: str, rows: dict) -> str:

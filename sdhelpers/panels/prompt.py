@@ -128,9 +128,17 @@ class DrawingPanel(Panel):
 class PromptPanel(DrawingPanel):
     """A prompt with its tokens, chunks and weights, and the picture that it gives; `chunks` holds what is shown."""
 
-    def __init__(self, pipe, prompt: str, seed: int = 1234, size: int = 128, num_inference_steps: int = 20):
+    def __init__(
+        self,
+        pipe,
+        prompt: str,
+        seed: int = 1234,
+        size: int = 128,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
+    ):
         self.chunks: list[Chunk] = []
-        self.num_inference_steps = num_inference_steps
+        self.settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
         super().__init__(pipe, prompt, (), seed, size)
         self.add_class("sdhelpers-prompt-panel")
 
@@ -139,7 +147,7 @@ class PromptPanel(DrawingPanel):
         return token_picture(self.pipe.tokenizer, self.chunks)
 
     def draw(self) -> Image.Image:
-        return self.generate(**encode(self.pipe, self.prompt.value), num_inference_steps=self.num_inference_steps)
+        return self.generate(**encode(self.pipe, self.prompt.value), **self.settings)
 
 
 class SchedulePanel(DrawingPanel):
@@ -149,9 +157,17 @@ class SchedulePanel(DrawingPanel):
     """
 
     def __init__(
-        self, pipe, prompt: str, when: float = 0.5, num_inference_steps: int = 20, seed: int = 1234, size: int = 128
+        self,
+        pipe,
+        prompt: str,
+        when: float = 0.5,
+        num_inference_steps: int = 20,
+        seed: int = 1234,
+        size: int = 128,
+        guidance_scale: float = 7.5,
     ):
         self.readings: list[Reading] = []
+        self.guidance_scale = guidance_scale
         self.when = ui.FloatSlider(when, min=0, max=1, step=0.05, description="{when}", layout=ui.Layout(width="30em"))
         self.num_inference_steps = ui.IntSlider(
             num_inference_steps, min=1, max=50, description="steps", layout=ui.Layout(width="30em")
@@ -171,4 +187,5 @@ class SchedulePanel(DrawingPanel):
     def draw(self) -> Image.Image:
         steps = self.num_inference_steps.value
         scheduled = ScheduledPrompt(self.pipe, self.text, steps)
-        return self.generate(**scheduled.first, callback_on_step_end=scheduled, num_inference_steps=steps)
+        settings = dict(num_inference_steps=steps, guidance_scale=self.guidance_scale)
+        return self.generate(**scheduled.first, callback_on_step_end=scheduled, **settings)

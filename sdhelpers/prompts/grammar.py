@@ -19,6 +19,7 @@ DEEPEST = 100  # brackets inside one another
 LARGEST_WEIGHT = 1e6
 LONGEST_NUMBER = 20
 NUMBER = re.compile(r"\s*([+-]?[0-9.]*[0-9][0-9.]*)\s*")
+NO_TEXT = re.compile(r"(?<!\w)AND(?!\w)|<(?:lora|lyco|hypernet):[^<>\n]*>")  # what the web UI takes out of a prompt
 
 
 class PromptError(ValueError):
@@ -26,7 +27,7 @@ class PromptError(ValueError):
 
     def __init__(self, message: str, position: int | None = None):
         super().__init__(message if position is None else f"Character {position}: {message}")
-        self.position = position
+        self.reason, self.position = message, position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +218,25 @@ def parser() -> Lark:
     return Lark(rules, parser="lalr", lexer="basic", transformer=Builder(), maybe_placeholders=False)
 
 
+def refuse_what_is_no_text(prompt: str) -> None:
+    """Raise PromptError for `AND` and for tags like `<lora:name:0.8>`, which are no words for the text encoder."""
+    found = NO_TEXT.search(prompt)
+    if found and found[0] == "AND":
+        raise PromptError(
+            "AND joins prompts that are guided one by one, which the vectors of one prompt cannot say: "
+            "write `and` for the word, or blend the prompts (chapter 12).",
+            found.start() + 1,
+        )
+    if found:
+        raise PromptError(
+            f"{found[0][:40]} names a file and is no text: take it out of the prompt and load the file (chapter 8).",
+            found.start() + 1,
+        )
+
+
 def parse(prompt: str) -> tuple[Node, ...]:
     """The tree of a prompt. Raises PromptError, with the position and one sentence, for one that cannot be read."""
+    refuse_what_is_no_text(prompt)
     try:
         return parser().parse(prompt)
     except UnexpectedToken as error:

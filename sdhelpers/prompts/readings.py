@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sdhelpers.prompts.grammar import LARGEST_WEIGHT, Alternate, Break, Node, PromptError, Switch, Text, Weighted, parse
+from sdhelpers.prompts.pasted import parse_pasted
 
 
 class Piece(NamedTuple):
@@ -29,19 +30,22 @@ def changes(tree: tuple[Node, ...]) -> bool:
     return any(isinstance(node, Switch | Alternate) for node in tree) or any(map(changes, inner))
 
 
-def read_prompt(prompt: str) -> Reading:
-    """The reading of a prompt that is the same at every step. Raises PromptError for one that changes."""
-    tree = parse(prompt)
+def read_prompt(prompt: str, tolerant: bool = False) -> Reading:
+    """The reading of a prompt that is the same at every step. Raises PromptError for one that changes.
+
+    With `tolerant`, brackets may overlap or stay open, as they do in prompts that come from elsewhere.
+    """
+    tree = parse_pasted(prompt) if tolerant else parse(prompt)
     if changes(tree):
         raise PromptError("this prompt changes from step to step: use it as a scheduled prompt (chapter 12).")
     return reading(tree, 1, 1)
 
 
-def read_schedule(prompt: str, steps: int) -> list[Reading]:
-    """One reading for each of the steps that will really be run. Raises PromptError."""
+def read_schedule(prompt: str, steps: int, tolerant: bool = False) -> list[Reading]:
+    """One reading for each step that will really be run; `tolerant` as for `read_prompt`. Raises PromptError."""
     if steps < 1:
         raise PromptError(f"A schedule needs at least one step, not {steps}.")
-    tree = parse(prompt)
+    tree = parse_pasted(prompt) if tolerant else parse(prompt)
     if not changes(tree):
         return [reading(tree, 1, steps)] * steps
     same = functools.cache(lambda found: found)  # equal readings are kept once

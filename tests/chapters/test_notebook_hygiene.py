@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sdhelpers import models
-from sdhelpers.book import chapters, links, page, store
+from sdhelpers.book import chapters, links, page, store, table
 from sdhelpers.measures.pixels import difference
 
 WRITTEN = list(chapters.existing().items())
@@ -72,7 +72,8 @@ def test_it_has_the_parts_of_a_chapter(chapter, path):
     headings = [line for c in notebook.cells if c.cell_type == "markdown" for line in c.source.split("\n")]
     assert "## Exercises" in headings and "## Summary" in headings
     solutions = tagged(notebook, "solution")
-    assert solutions and all(c.metadata.get("jupyter", {}).get("source_hidden") for c in solutions)
+    folded = {"source_hidden": True, "outputs_hidden": True}
+    assert solutions and all(c.metadata.get("jupyter") == folded for c in solutions)
     navigation = tagged(notebook, "navigation")
     assert len(navigation) == 1 and navigation[0].source == links.navigation(chapter)
 
@@ -99,8 +100,37 @@ def test_badges_navigation_and_the_readme_are_up_to_date(monkeypatch):
     wrote = []
     monkeypatch.setattr(links, "write_notebook", lambda notebook, path: wrote.append(path) or path)
     monkeypatch.setattr(links, "write_text", lambda path, text: wrote.append(path))
+    monkeypatch.setattr(table, "draw_thumbnail", lambda path, picture: wrote.append(path))
     links.relink()
     assert wrote == [], "run `python -m sdhelpers relink`"
+
+
+@every_chapter
+def test_the_readme_shows_a_picture_and_what_the_chapter_takes(chapter, path):
+    notebook = nbformat.read(path, as_version=4)
+    row = table.row(chapter, "Title", path, "badge")
+    assert re.search(r"\| \d+ s, [\d.]+ GB \|", row)
+    small = table.thumbnail(chapter, notebook)
+    assert small and small.name in row and small.stat().st_size < 20_000
+    with Image.open(small) as image:
+        assert image.size == table.SIZE
+
+
+def test_a_tagged_cells_picture_is_the_chapters_and_it_takes_the_formers_place(tmp_path):
+    def cell(colour: str, tags: list[str], size: int):
+        file = io.BytesIO()
+        Image.new("RGB", (size, size), colour).save(file, "PNG")
+        data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+        output = nbformat.v4.new_output("display_data", data)
+        return nbformat.v4.new_code_cell("x", outputs=[output], metadata={"tags": tags})
+
+    notebook = nbformat.v4.new_notebook(cells=[cell("red", [], 900), cell("blue", ["thumbnail"], 400)])
+    (tmp_path / "03-former.webp").touch()
+    (tmp_path / "04-other.webp").touch()
+    table.draw_thumbnail(tmp_path / "03-new.webp", table.picture_of(notebook))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["03-new.webp", "04-other.webp"]
+    with Image.open(tmp_path / "03-new.webp") as image:
+        assert image.size == table.SIZE and image.getpixel((80, 80))[2] > 200
 
 
 def test_stored_pictures_are_small_and_look_the_same():

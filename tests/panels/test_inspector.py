@@ -96,6 +96,10 @@ def test_files_of_others_and_plain_ones(panel, made):
     assert "No generation data" in panel.details.value and panel.draw_button.disabled
     choose(panel, "theirs.png", with_texts(file.getvalue(), {"parameters": "a cat\nSteps: 1, Sampler: New, Seed: 3"}))
     assert "a cat" in panel.details.value and "New" in panel.details.value and panel.draw_button.disabled
+    assert "sampler &#x27;New&#x27; is not one" in panel.details.value
+    text = "a cat\nSteps: 1, Sampler: Euler, Seed: 3, CFG scale: 2, Size: 64x64, RNG: CPU, Hires upscale: <b>"
+    choose(panel, "more.png", with_texts(file.getvalue(), {"parameters": text}))
+    assert "Not drawn from these: Hires upscale: &lt;b&gt;." in panel.details.value
 
 
 @pytest.mark.parametrize(

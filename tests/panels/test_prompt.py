@@ -178,3 +178,10 @@ def test_the_strip_counts_the_samplers_real_steps(pipe):
         click(panel)
     finally:
         pipe.scheduler = scheduler
+
+
+@pytest.mark.parametrize("kind", [PromptPanel, SchedulePanel])
+def test_a_panel_draws_with_the_cells_guidance(pipe, kind):
+    panels = [kind(pipe, "a cat", num_inference_steps=2, guidance_scale=scale) for scale in (1, 3, 3)]
+    without, mild, again = (click(panel).tobytes() for panel in panels)
+    assert mild == again != without

@@ -25,9 +25,12 @@ PICTURE = Image.new("RGB", (16, 16), "red")
 def data_for(prompt: str, **changes) -> GenerationData:
     return GenerationData(
         settings=dataclasses.replace(Settings(prompt), **changes),
+        reading="plain",
+        clip_skip=0,
         model=ModelSource("sd15", "pocket", "ab" * 32),
         scheduler={},
         adapters=(),
+        embeddings=(),
         made_with={"diffusers": "1", "device": "cpu", "dtype": "float32", "threads": "2"},
         pixels="ef" * 32,
     )

@@ -18,6 +18,7 @@ from sdhelpers.files.embedding import (
     MOST_VECTORS,
     EmbeddingError,
     add_to_pipeline,
+    load_embedding,
     read_embedding,
     token_names,
 )
@@ -230,21 +231,75 @@ def test_a_wrong_width_is_refused_before_anything_changes(fresh, width, words):
     assert (len(fresh.tokenizer), table(fresh).shape) == before
 
 
-def test_an_sdxl_pair_goes_to_the_encoder_of_its_width(fresh, pipe):
+@pytest.fixture
+def xl(fresh, pipe):
+    """A pipeline of two text encoders; the second is narrower and untrained."""
     config = CLIPTextConfig(hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
-    second = CLIPTextModelWithProjection(config)
-    xl = StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         vae=pipe.vae,
         text_encoder=fresh.text_encoder,
-        text_encoder_2=second,
+        text_encoder_2=CLIPTextModelWithProjection(config),
         tokenizer=fresh.tokenizer,
         tokenizer_2=copy.deepcopy(pipe.tokenizer),
         unet=pipe.unet,
         scheduler=pipe.scheduler,
     )
+
+
+def test_an_sdxl_pair_goes_to_the_encoder_of_its_width(xl):
     for width in (WIDTH, 64):
         ids = add_to_pipeline(xl, "<toy>", vectors_of(2, width))
-        encoder = xl.text_encoder if width == WIDTH else second
+        encoder = xl.text_encoder if width == WIDTH else xl.text_encoder_2
         assert torch.equal(encoder.get_input_embeddings().weight[ids], vectors_of(2, width))
     with pytest.raises(EmbeddingError, match=f"{WIDTH} and 64"):
         add_to_pipeline(xl, "<other>", vectors_of(1, 1280))
+
+
+# File and pipeline at once
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_word_is_the_files_name_whatever_is_inside(fresh, tmp_path, layout):
+    path = write_embedding(tmp_path / f"Toy-v2{ENDINGS[layout]}", "<toy>", vectors_of(2), layout)
+    said = load_embedding(fresh, path)
+    ids = fresh.tokenizer.convert_tokens_to_ids(token_names("toy-v2", 2))
+    assert torch.equal(table(fresh)[ids], vectors_of(2))
+    assert said.startswith(f"Write toy-v2 in the prompt for the 2 vectors of {path.name}") and said.endswith(".")
+    assert ("not <toy>, the name inside" in said) == (layout != "emb_params")
+
+
+def test_the_word_can_be_chosen(fresh, tmp_path):
+    path = write_embedding(tmp_path / "toy-v2.bin", "<toy>", vectors_of(1), "diffusers")
+    assert load_embedding(fresh, path, "<toy>") == "Write <toy> in the prompt for the 1 vector of toy-v2.bin."
+    assert "<toy>" in fresh.tokenizer.get_vocab()
+
+
+def test_both_halves_of_an_sdxl_file_get_one_word_or_none_does(xl, tmp_path):
+    halves = {"clip_l": vectors_of(2), "clip_g": vectors_of(2, 64)}
+    before = len(xl.tokenizer)
+    save_file(halves | {"clip_g": vectors_of(2, 1280)}, tmp_path / "of-another.safetensors")
+    with pytest.raises(EmbeddingError, match="1280"):
+        load_embedding(xl, tmp_path / "of-another.safetensors")
+    assert len(xl.tokenizer) == before
+    save_file(halves, tmp_path / "toy-xl.safetensors")
+    said = load_embedding(xl, tmp_path / "toy-xl.safetensors")
+    assert said == "Write toy-xl in the prompt for the 2 vectors of toy-xl.safetensors."
+    for part, encoder, tokenizer in (
+        ("clip_l", xl.text_encoder, xl.tokenizer),
+        ("clip_g", xl.text_encoder_2, xl.tokenizer_2),
+    ):
+        ids = tokenizer.convert_tokens_to_ids(["toy-xl", "toy-xl_1"])
+        assert torch.equal(encoder.get_input_embeddings().weight[ids], halves[part])
+
+
+def test_a_file_of_several_words_is_not_loaded_under_one(fresh, tmp_path):
+    torch.save({"<a>": vectors_of(1), "<b>": vectors_of(1)}, tmp_path / "toys.bin")
+    with pytest.raises(EmbeddingError, match="2 words") as caught:
+        load_embedding(fresh, tmp_path / "toys.bin")
+    assert sentence(caught).startswith("toys.bin")
+
+
+def test_a_file_named_like_a_word_of_the_vocabulary_does_not_take_the_word(fresh, tmp_path):
+    torch.save({"<toy>": vectors_of(1)}, tmp_path / "toy.bin")
+    with pytest.raises(EmbeddingError, match="toy is in the vocabulary"):
+        load_embedding(fresh, tmp_path / "toy.bin")

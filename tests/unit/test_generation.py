@@ -1,5 +1,7 @@
 """One function draws with every kind of pipeline; what a kind does not take is refused in words."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from diffusers import (
@@ -13,6 +15,7 @@ from PIL import Image
 from sdhelpers import models, world
 from sdhelpers.generation import Settings, SettingsError, generate
 from sdhelpers.measures.pixels import difference
+from sdhelpers.prompts import encode
 
 SETTINGS = Settings("a cartoon of a cat on a beach", seed=7, num_inference_steps=4)
 
@@ -62,3 +65,17 @@ def test_the_callback_stops_every_kind(pipe, scene):
 def test_what_a_pipeline_does_not_take_is_refused(pipe, scene):
     with pytest.raises(SettingsError, match="StableDiffusionPipeline takes no mask_image, strength: leave it out"):
         generate(pipe, SETTINGS, mask_image=scene, strength=0.5)
+
+
+def test_embeddings_take_the_prompts_place_and_a_callback_is_called(pipe):
+    seen = []
+
+    def callback(pipe, step, timestep, tensors):
+        seen.append((step, sorted(tensors)))
+        return tensors
+
+    words = encode(pipe, SETTINGS.prompt, SETTINGS.negative_prompt)
+    inputs = {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    other = dataclasses.replace(SETTINGS, prompt="a dog", negative_prompt="blurry")
+    assert np.array_equal(generate(pipe, other, **words, **inputs), generate(pipe, SETTINGS))
+    assert seen == [(step, ["prompt_embeds"]) for step in range(4)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from growth import growth
 from sdhelpers.prompts import PromptError, parse, read_prompt, read_schedule, write_reading
 from sdhelpers.prompts.grammar import DEEPEST, Switch
+from sdhelpers.prompts.pasted import mend
 
 STRINGS = int(os.environ.get("SDHELPERS_FUZZ", "2000"))
 fuzz = settings(max_examples=STRINGS, deadline=2000, suppress_health_check=list(HealthCheck))
@@ -176,6 +177,10 @@ MISTAKES = [
     ("a [cat|dog", 3, r"this \[ is never closed"),
     ("a (cat:1.5 on a beach", 3, r"this \( is never closed"),
     ("x" + "(" * (DEEPEST + 1) + ")" * (DEEPEST + 1), 2, "inside one another"),
+    ("a cat :1.2 AND a dog", 12, "write `and` for the word"),
+    ("(a cat AND a dog)", 8, "guided one by one"),
+    ("a cat <lora:ink:0.8>", 7, "<lora:ink:0.8> names a file"),
+    ("<hypernet:old>", 1, "load the file"),
 ]
 
 
@@ -195,6 +200,47 @@ def test_mistakes_that_no_single_character_makes():
         read_prompt("([a|b]:1.2)")
     with pytest.raises(PromptError, match="at least one step"):
         read_schedule("a", 0)
+
+
+def test_what_only_looks_like_a_request_is_text():
+    for text in ("a cat and a dog", "ANDROID, BRAND, AND_2", "<3, <lora, lora:ink>", "<b:1>"):
+        assert flat(text) == [(text, 1)]
+
+
+# Prompts from elsewhere.
+
+TOLERATED = [
+    ("a (cat [dog) b]", "a (cat [dog])[ b]"),
+    ("[a (b] c)", "[a (b)]( c)"),
+    ("(a [b:1.3) c]", "(a [b]:1.3)[ c]"),
+    ("[a (b] c:1.3)", "[a (b:1.3)]( c:1.3)"),
+    ("a (cat:1.5 on a beach", "a (cat:1.5 on a beach)"),
+    ("a (cat:1.5", "a (cat:1.5)"),
+    ("a [cat|dog", "a [cat|dog]"),
+    ("a [cat:dog:0.5", "a [cat:dog:0.5]"),
+    ("((a [b", "((a [b]))"),
+    ("(a\\", r"(a\\)"),
+    (r"(a \[b) c]", r"(a \[b) c]"),
+    ("a) b] :)", "a) b] :)"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("pasted", "mended"), TOLERATED)
+def test_a_pasted_prompt_is_put_right(pasted, mended):
+    assert mend(pasted) == mended
+    assert read_schedule(pasted, 4, tolerant=True) == read_schedule(mended, 4)
+
+
+def test_other_mistakes_are_named_in_a_pasted_prompt_too():
+    with pytest.raises(PromptError, match=r"^Character 4: 1\.2\.3 is not a number") as caught:
+        read_prompt("(a:1.2.3)", tolerant=True)
+    assert caught.value.position == 4
+    with pytest.raises(PromptError, match=r"^1\.2\.3 is not a number") as caught:  # its place is in the mended text
+        read_prompt("(x [y) z] (a:1.2.3)", tolerant=True)
+    assert caught.value.position is None
+    with pytest.raises(PromptError, match="inside one another"):
+        read_prompt("(" * (DEEPEST + 1), tolerant=True)
 
 
 # Long, deep, and anything at all.
@@ -224,17 +270,30 @@ HUGE = {  # of some number of characters
 }
 
 
-def read_or_refuse(prompt: str) -> None:
+def read_or_refuse(prompt: str, tolerant: bool = False) -> None:
     try:
-        read_schedule(prompt, 3)
+        read_schedule(prompt, 3, tolerant)
     except PromptError as error:
-        assert error.position and "\n" not in str(error) and len(str(error)) < 200
+        assert (tolerant or error.position) and "\n" not in str(error) and len(str(error)) < 200
 
 
 @pytest.mark.parametrize("name", HUGE)
 def test_huge_prompts_give_a_result_or_one_sentence_and_work_grows_with_length_alone(name):
     """Ten times the length: some ten times the work; a hundred times if it were quadratic."""
     assert growth(read_or_refuse, HUGE[name](4_000), HUGE[name](40_000), 30) < 30
+
+
+CROSSED = {
+    "crossed": lambda n: "([)]" * (n // 4),
+    "crossed deeply": lambda n: ("(" * 40 + "[" * 40 + ")" * 40 + "]" * 40) * (n // 160),
+    "crossed and never closed": lambda n: "[" * 90 + "()" * (n // 2),
+    "closed across": lambda n: "(" + "[" * 90 + ")(" * (n // 2),
+}
+
+
+@pytest.mark.parametrize("name", CROSSED)
+def test_putting_a_prompt_right_takes_work_that_grows_with_its_length_alone(name):
+    assert growth(lambda p: read_or_refuse(p, tolerant=True), CROSSED[name](2_000), CROSSED[name](20_000), 30) < 30
 
 
 @fuzz
@@ -285,6 +344,58 @@ def test_fuzz_brackets_weigh_what_counting_them_says(prompt):
             read_prompt(prompt)
     else:
         assert letters(read_prompt(prompt)) == expected
+
+
+@fuzz
+@given(ANYTHING, st.integers(1, 4))
+def test_fuzz_the_tolerant_reading_is_the_strict_one_where_that_reads_and_never_stumbles_over_brackets(prompt, steps):
+    try:
+        strict = read_schedule(prompt, steps)
+    except PromptError:
+        strict = None
+    try:
+        tolerant = read_schedule(prompt, steps, tolerant=True)
+    except PromptError as error:
+        assert strict is None
+        assert "overlap" not in str(error) and "never closed" not in str(error)
+        return
+    assert strict is None or tolerant == strict
+
+
+@fuzz
+@given(ANYTHING)
+def test_fuzz_mending_keeps_the_words_and_leaves_nothing_to_mend(prompt):
+    mended = mend(prompt)
+    assert mend(mended) == mended
+    assert re.sub(r"[()\[\]\\]|:[0-9.+\s-]*", "", mended) == re.sub(r"[()\[\]\\]|:[0-9.+\s-]*", "", prompt)
+
+
+def tolerant_reference(prompt: str) -> list[tuple[str, float]]:
+    """Weights of a prompt without colons and bars: each bracket reaches to the next closing one that is its own."""
+    signs = re.findall(r"\\[()\[\]\\]|(?<!\w)BREAK(?!\w)|.", prompt, re.DOTALL)
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+    spans, plain = [], set()
+    for i, sign in enumerate(signs):
+        partner = {")": "(", "]": "["}.get(sign)
+        if sign in opened:
+            opened[sign].append(i)
+        elif partner and opened[partner]:
+            spans.append((opened[partner].pop(), i, partner))
+        else:
+            plain.add(i)
+    spans += [(first, len(signs), sign) for sign, places in opened.items() for first in places]
+    found = []
+    for i in sorted(plain):
+        around = [sign for first, last, sign in spans if first < i < last]
+        weight = 1 if signs[i] == "BREAK" else 1.1 ** (around.count("(") - around.count("["))
+        found.append((signs[i] if signs[i] == "BREAK" else signs[i][-1], weight))
+    return found
+
+
+@fuzz
+@given((SIGNS | WORDS.map("".join)).map(lambda text: re.sub("[:|]", "", text)))
+def test_fuzz_overlapping_brackets_weigh_what_their_spans_say(prompt):
+    assert letters(read_prompt(prompt, tolerant=True)) == tolerant_reference(prompt)
 
 
 def escaped(text: str) -> str:

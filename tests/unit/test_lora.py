@@ -217,6 +217,69 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_changed(tmp_path, reason)
     assert same(weights_of(pipe), untouched) and loras.weights == {}
 
 
+LINEAR = torch.ones(2, 6), torch.ones(8, 2)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        key_of("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", *LINEAR),
+        key_of("lora_unet_middle_block_1_proj_in", *LINEAR),
+        key_of("lora_unet_output_blocks_0_1_proj_in", *LINEAR),
+        {**GOOD, **key_of("lora_te2_text_model_encoder_layers_0_mlp_fc1", *LINEAR)},
+        {"text_encoder_2.x.lora_A.weight": LINEAR[0], "text_encoder_2.x.lora_B.weight": LINEAR[1]},
+    ],
+    ids=["input blocks", "middle block", "output blocks", "a part that fits before", "Diffusers' names"],
+)
+def test_a_file_for_sdxl_is_known_by_its_names_and_refused_as_such(tmp_path, tensors):
+    save_file(tensors, tmp_path / "xl.safetensors")
+    pipe = small_model()
+    untouched, loras = weights_of(pipe), MergedLoras(pipe)
+    with pytest.raises(LoraError, match=r"^xl\.safetensors is a LoRA for SDXL, [^.]+\.$"):
+        loras.add("x", tmp_path / "xl.safetensors")
+    assert same(weights_of(pipe), untouched) and loras.weights == {}
+
+
+def test_a_second_text_encoder_that_is_there_is_merged(tmp_path):
+    pipe = small_model()
+    pipe.text_encoder_2 = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(6, 8)})
+    save_file(key_of("lora_te2_q_proj", *LINEAR), tmp_path / "xl.safetensors")
+    loras, before = MergedLoras(pipe), pipe.text_encoder_2["q_proj"].weight.clone()
+    loras.add("x", tmp_path / "xl.safetensors")
+    loras.set_weights(x=1)
+    assert torch.allclose(pipe.text_encoder_2["q_proj"].weight, before + 2)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "base", "tags"),
+    [
+        ({"ss_base_model_version": "sd_v1", "modelspec.architecture": "other"}, "sd_v1", {}),
+        ({"modelspec.architecture": "stable-diffusion-v1/lora"}, "stable-diffusion-v1/lora", {}),
+        ({"base": "pocket sd15"}, "pocket sd15", {}),
+        ({}, "", {}),
+        (
+            {"ss_tag_frequency": json.dumps({"10_icon": {"icon": 3, " cat": 9}, "2_more": {"icon": 8}})},
+            "",
+            {"icon": 11, "cat": 9},
+        ),
+        ({"ss_tag_frequency": "{"}, "", {}),
+        ({"ss_tag_frequency": "[1]"}, "", {}),
+        ({"ss_tag_frequency": '{"a": {"b": 1e999}}'}, "", {}),
+        ({"ss_tag_frequency": '{"a": {"b": null}}'}, "", {}),
+    ],
+)
+def test_what_the_file_says_of_its_training_is_read(tmp_path, metadata, base, tags):
+    save_file(GOOD, tmp_path / "a.safetensors", metadata or None)
+    file = read_lora(tmp_path / "a.safetensors")
+    assert file.base_model == base and list(file.tags.items()) == list(tags.items())
+
+
+def test_the_base_that_a_file_names_is_said_when_it_does_not_fit(tmp_path):
+    save_file(BAD["has the shape"], tmp_path / "a.safetensors", {"ss_base_model_version": "sd_v2"})
+    with pytest.raises(LoraError, match=r"for another model \('sd_v2'\)"):
+        MergedLoras(small_model()).add("x", tmp_path / "a.safetensors")
+
+
 def test_other_refusals(tmp_path):
     (tmp_path / "old.bin").write_bytes(b"")
     for path, reason in (("old.bin", "convert"), ("missing.safetensors", "cannot be read")):

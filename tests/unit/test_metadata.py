@@ -1,29 +1,35 @@
 """Generation data: kept in full, read by others, made into the same pixels again, and never trusted."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
+from safetensors.torch import save_file
 from sd_parsers import ParserManager
 
 from growth import calls, growth
-from sdhelpers.generation import Settings, SettingsError
+from sdhelpers.generation import Settings, SettingsError, generate
 from sdhelpers.measures.pixels import difference
-from sdhelpers.metadata import files, generation, read_image, save_image, to_parameters, to_settings
+from sdhelpers.metadata import files, generation, read_image, save_image, to_parameters, to_settings, understand
 from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
-from sdhelpers.metadata.generation import Adapter, GenerationData, ModelSource, from_json, to_json
+from sdhelpers.metadata.comfyui import read_comfyui
 from sdhelpers.metadata.png import MetadataError, with_texts
-from sdhelpers.models import ModelError, sha256
+from sdhelpers.metadata.record import Adapter, Embedding, GenerationData, ModelSource, from_json, to_json
+from sdhelpers.models import ModelError, entry, sha256
+from sdhelpers.prompts import encode
 from sdhelpers.schedulers import SCHEDULERS
 
 ENDINGS = (".png", ".jpg", ".webp")
@@ -31,9 +37,12 @@ PROMPT_WITH_EVERYTHING = 'a cartoon of a cat,\non a beach: "Kätzchen" 猫 🐱,
 SETTINGS = Settings(PROMPT_WITH_EVERYTHING, "blurry, grey", 4294967295, 6.25, 3, "Euler a", 96, 64)
 DATA = GenerationData(
     settings=SETTINGS,
-    model=ModelSource("sd15", "pocket", "ab" * 32),
+    reading="weighted",
+    clip_skip=1,
+    model=ModelSource("sd15", "pocket", "12" * 32, "ab" * 32),
     scheduler={"beta_start": 0.00085, "lambda_min_clipped": float("-inf"), "trained_betas": None, "clip_sample": False},
-    adapters=(Adapter("postcard", 0.75, "cd" * 32),),
+    adapters=(Adapter("postcard", 0.75, "cd" * 32, "34" * 32),),
+    embeddings=(Embedding("<toy>", "56" * 32),),
     made_with={"torch": "2", "diffusers": "0.42.1", "device": "cpu", "dtype": "float32", "threads": "2"},
     pixels="ef" * 32,
 )
@@ -104,6 +113,7 @@ def test_every_scheduler_and_setting_survives_the_parameters_text(scheduler):
     text = write_parameters(to_parameters(data))
     assert to_settings(read_parameters(text)) == data.settings
     assert "<lora:postcard:0.75>" in text and "Model: sd15" in text and "Model hash: ababababab" in text
+    assert 'Lora hashes: "postcard: 343434343434"' in text and 'TI hashes: "<toy>: 565656565656"' in text
 
 
 @pytest.mark.parametrize(
@@ -181,8 +191,8 @@ def test_an_edited_copy_is_noticed(tmp_path):
 def test_xmp_that_other_programs_rewrote_is_read(tmp_path):
     element = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        f'<rdf:Description xmlns:o="{files.NAMESPACE}"><o:sdhelpers>{to_json(DATA)}</o:sdhelpers></rdf:Description>'
-        "</rdf:RDF></x:xmpmeta>"
+        f'<rdf:Description xmlns:o="{files.NAMESPACE}"><o:sdhelpers>{escape(to_json(DATA))}</o:sdhelpers>'
+        "</rdf:Description></rdf:RDF></x:xmpmeta>"
     )
     assert from_json(files.our_field(element.encode())) == DATA
     path = tmp_path / "a.png"
@@ -294,10 +304,15 @@ HOSTILE_DATA = {
     "no JSON": ("{", "not JSON"),
     "deeply nested": ("[" * 100_000, "not JSON"),
     "a number of a million digits": ("9" * 1_000_000, "not JSON"),
-    "a list": ("[]", "not of format 1"),
-    "another format": (changed(format=2), "not of format 1"),
-    "a missing field": ('{"format": 1}', "missing or unknown fields: adapters"),
+    "a list": ("[]", "not of format 2"),
+    "another format": (changed(format=3), "not of format 2"),
+    "a missing field": ('{"format": 2}', "missing or unknown fields: adapters"),
+    "a missing field of format 1": ('{"format": 1}', "missing or unknown fields: adapters"),
     "an unknown field": (changed(settings__evil=1), "unknown fields: evil"),
+    "a reading": (changed(reading="os.system"), "the reading cannot be right"),
+    "a reading of no kind": (changed(reading=[1]), "data's reading are of the wrong kind"),
+    "a clip skip": (changed(clip_skip=10**9), "the clip skip cannot be right"),
+    "embeddings": (changed(embeddings=[{"token": 1, "sha256": ""}]), "token should be str"),
     "no settings": (changed(settings=None), "unknown fields: Settings"),
     "a text as seed": (changed(settings__seed="1"), "seed should be int"),
     "a switch as steps": (changed(settings__num_inference_steps=True), "num_inference_steps should be int"),
@@ -315,7 +330,10 @@ HOSTILE_DATA = {
     "a number format": (changed(made_with={"dtype": "load", "threads": "2"}), "the number format cannot"),
     "threads": (changed(made_with__threads="99999"), "the number of threads cannot"),
     "adapters": (changed(adapters=[1]), "unknown fields: Adapter"),
-    "an adapter's weight": (changed(adapters=[{"name": "a", "weight": 1e300, "sha256": ""}]), "adapter's weight"),
+    "an adapter's weight": (
+        changed(adapters=[{"name": "a", "weight": 1e300, "sha256": "", "tensors_sha256": ""}]),
+        "adapter's weight",
+    ),
     "the hash": (changed(pixels=["x"]), "the pixels' hash"),
 }
 
@@ -421,8 +439,8 @@ def test_a_small_file_that_claims_a_huge_picture_takes_no_memory(tmp_path, endin
 # The same pixels again.
 
 
-def record(pipe, settings, adapters=()):
-    return generation.generate_and_record(pipe, settings, generation.model_source("sd15"), adapters)
+def record(pipe, settings, adapters=(), **more):
+    return generation.generate_and_record(pipe, settings, generation.model_source("sd15"), adapters, **more)
 
 
 @pytest.fixture
@@ -430,6 +448,7 @@ def quick_pipe(pipe):
     scheduler = pipe.scheduler
     yield pipe
     pipe.unload_lora_weights()
+    pipe.unload_textual_inversion()
     pipe.scheduler = scheduler
 
 
@@ -489,11 +508,13 @@ def test_adapters_are_kept_and_found_again_by_their_content(quick_pipe, tmp_path
     plain, _ = record(quick_pipe, settings)
     files = [make_lora(quick_pipe, tmp_path / f"my style v1.{i}.safetensors", i) for i in (0, 1)]
     adapters = generation.load_adapters(quick_pipe, {files[0]: 0.5, files[1]: 0.25})
-    assert adapters[0] == Adapter("my style v1.0", 0.5, sha256(files[0]))
+    tensors = generation.tensors_sha256(files[0])
+    assert adapters[0] == Adapter("my style v1.0", 0.5, sha256(files[0]), tensors)
     image, data = record(quick_pipe, settings, adapters)
     assert difference(plain, image) > 0.001
     found = read_image(save_image(image, data, tmp_path / "a.jpg"))
     assert "<lora:my style v1.0:0.5> <lora:my style v1.1:0.25>" in found.texts["parameters"]
+    assert data.adapters[0].tensors_sha256[:12] in found.texts["parameters"]
     moved = [file.rename(tmp_path / f"renamed{i}.safetensors") for i, file in enumerate(files)]
     assert difference(image, generation.redraw(quick_pipe, found.data, moved)) == 0
     assert difference(plain, record(quick_pipe, settings)[0]) == 0, "redraw leaves no adapter behind"
@@ -517,7 +538,7 @@ def test_bad_settings_and_other_models_are_refused(quick_pipe):
         generation.load_pipeline(dataclasses.replace(DATA, model=ModelSource("sd99", "pocket", "")))
     own = dict(quick_pipe.scheduler.config)
     options = {k: v for k, v in own.items() if not k.startswith("_")} | {"beta_schedule": "made up"}
-    data = dataclasses.replace(DATA, settings=Settings(PROMPT), scheduler=options, adapters=())
+    data = dataclasses.replace(DATA, settings=Settings(PROMPT), scheduler=options, adapters=(), embeddings=())
     with pytest.raises(MetadataError, match="cannot be made from these data"):
         generation.redraw(quick_pipe, data)
 
@@ -536,3 +557,238 @@ def test_a_model_from_one_file_is_found_again(tmp_path):
     pipe = generation.load_pipeline(data)
     image, data = generation.generate_and_record(pipe, data.settings, source)
     assert difference(image, generation.redraw(generation.load_pipeline(data), data)) == 0
+
+
+# What another program's parameters say, and what of it is lost.
+
+THEIRS = "a (cat:1.3)\nNegative prompt: dog\nSteps: 3, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 96x64, RNG: CPU"
+
+
+@pytest.mark.parametrize(
+    ("more", "reading", "clip_skip", "dropped"),
+    [
+        ("", "weighted", 0, ()),
+        (", Version: v1.10.1, Clip skip: 2, Model hash: 6ce0161689", "weighted", 1, ()),
+        (", Clip skip: many", "weighted", 0, ("Clip skip: many",)),
+        (", Emphasis: None", "plain", 0, ()),
+        (", Emphasis: No norm", "weighted", 0, ("Emphasis: No norm",)),
+        (", Schedule type: Automatic", "weighted", 0, ()),
+        (", Schedule type: Beta", "weighted", 0, ("Schedule type: Beta",)),
+        (", Hires upscale: 2, Model: x", "weighted", 0, ("Hires upscale: 2", "Model: x; the pipeline .* choose")),
+        (", TI hashes: toy", "weighted", 0, ("embeddings toy: load",)),
+    ],
+)
+def test_what_is_understood_of_others_and_what_is_dropped_is_said(more, reading, clip_skip, dropped):
+    found = understand(read_parameters(THEIRS + more))
+    assert (found.reading, found.clip_skip) == (reading, clip_skip)
+    assert found.settings == Settings("a (cat:1.3)", "dog", 5, 7.0, 3, "Euler a", 96, 64)
+    assert len(found.dropped) == len(dropped)
+    assert all(re.match(pattern, said) for pattern, said in zip(dropped, found.dropped))
+
+
+def test_more_that_is_dropped_is_said():
+    text = THEIRS.replace(", RNG: CPU", "").replace("a (cat:1.3)", "a [(cat] <lora:style:0.8>)")
+    found = understand(read_parameters(text))
+    assert found.reading == "plain" and found.settings.prompt == "a [(cat])"
+    assert [said.split(":")[0] for said in found.dropped] == [
+        "LoRA style at 0.8",
+        "the noise",
+        "the prompt's signs, which are read as characters",
+    ]
+
+
+def test_hashes_are_of_files_or_absent():
+    for tier in ("pocket", "full"):
+        data = dataclasses.replace(DATA, model=generation.model_source("sd15", tier))
+        assert data.model.revision and "Model hash" not in to_parameters(data).fields
+    full = dataclasses.replace(DATA, model=generation.model_source("community", "full"))
+    assert to_parameters(full).fields["Model hash"] == entry("community").full.sha256[:10] == "879db523c3"
+
+
+def test_a_loras_hash_stays_when_its_description_is_edited(tmp_path):
+    tensors, paths = {"a": torch.arange(6.0)}, [tmp_path / f"{i}.safetensors" for i in (0, 1)]
+    for path in paths:
+        save_file(tensors, path, metadata={"title": path.stem * 50})
+    assert sha256(paths[0]) != sha256(paths[1])
+    assert generation.tensors_sha256(paths[0]) == generation.tensors_sha256(paths[1])
+    assert generation.tensors_sha256(paths[0]) == hashlib.sha256(tensors["a"].numpy().tobytes()).hexdigest()
+
+
+def test_data_of_the_older_format_are_read():
+    values = json.loads(to_json(dataclasses.replace(DATA, reading="plain", clip_skip=0, embeddings=())))
+    older = {k: v for k, v in values.items() if k not in ("reading", "clip_skip", "embeddings")} | {"format": 1}
+    del older["model"]["file_sha256"], older["adapters"][0]["tensors_sha256"]
+    found = from_json(json.dumps(older))
+    assert (found.reading, found.clip_skip, found.embeddings) == ("plain", 0, ())
+    assert found.settings == SETTINGS and found.adapters == (Adapter("postcard", 0.75, "cd" * 32),)
+
+
+# ComfyUI.
+
+GRAPH = {
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 987654321012345,
+            "steps": 12,
+            "cfg": 3.5,
+            "sampler_name": "dpmpp_2m",
+            "scheduler": "karras",
+            "denoise": 1.0,
+            "model": ["8", 0],
+            "positive": ["6", 0],
+            "negative": ["7", 0],
+            "latent_image": ["5", 0],
+        },
+    },
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "v1-5.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 96, "height": 64, "batch_size": 1}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a (cat:1.3)", "clip": ["9", 0]}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "dog", "clip": ["9", 0]}},
+    "8": {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "lora_name": "ink.safetensors",
+            "strength_model": 0.8,
+            "strength_clip": 1.0,
+            "model": ["4", 0],
+            "clip": ["4", 1],
+        },
+    },
+    "9": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["8", 1]}},
+    "10": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "11": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a", "images": ["10", 0]}},
+}
+ORDER = {
+    "KSampler": ["seed", None, "steps", "cfg", "sampler_name", "scheduler", "denoise"],
+    "LoraLoader": ["lora_name", "strength_model", "strength_clip"],
+}
+
+
+def workflow_of(graph: dict) -> dict:
+    """The graph as the editor keeps it: links by number, values in the widgets' order."""
+    nodes, links = [], []
+    for number, node in graph.items():
+        slots = []
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                links.append([len(links) + 1, int(value[0]), value[1], int(number), len(slots), name.upper()])
+                slots.append({"name": name, "type": "X", "link": links[-1][0]})
+        order = ORDER.get(node["class_type"]) or [k for k, v in node["inputs"].items() if not isinstance(v, list)]
+        widgets = [node["inputs"].get(name, "randomize") for name in order]
+        nodes.append({"id": int(number), "type": node["class_type"], "inputs": slots, "widgets_values": widgets})
+    return {"nodes": nodes, "links": links}
+
+
+@pytest.mark.parametrize("kept", [("prompt", "workflow"), ("prompt",), ("workflow",)])
+def test_comfyui_files_are_read(tmp_path, kept):
+    texts = {"prompt": json.dumps(GRAPH), "workflow": json.dumps(workflow_of(GRAPH))}
+    path = tmp_path / "comfy.png"
+    PICTURE.save(path)
+    path.write_bytes(with_texts(path.read_bytes(), {name: texts[name] for name in kept}))
+    found = understand(read_image(path).parameters)
+    assert found.settings == Settings("a (cat:1.3)", "dog", 987654321012345 % 2**32, 3.5, 12, "DPM++ 2M Karras", 96, 64)
+    assert (found.reading, found.clip_skip) == ("weighted", 1)
+    assert [said.split(":")[0] for said in found.dropped] == [
+        "LoRA ink.safetensors at 0.8",
+        "Model",
+        "ComfyUI's way of weighting",
+    ]
+    if len(kept) == 2:
+        with Image.open(path) as image:
+            theirs = ParserManager().parse(image)
+            kept_open.append(image)
+        sampler = theirs.samplers[0]
+        assert (theirs.full_prompt, theirs.full_negative_prompt) == ("a (cat:1.3)", "dog")
+        assert sampler.parameters["steps"] == 12 and sampler.parameters["cfg_scale"] == 3.5
+
+
+kept_open = []  # as above, for sd-parsers
+
+
+def test_a_processors_noise_takes_the_lowest_32_bits_of_a_seed():
+    seed = GRAPH["3"]["inputs"]["seed"]
+    ours, theirs = (torch.randn(9, generator=torch.Generator().manual_seed(s)) for s in (seed % 2**32, seed))
+    assert torch.equal(ours, theirs)
+
+
+def test_what_a_graph_holds_besides_is_said():
+    more = {"20": {"class_type": "ControlNetApply", "inputs": {"conditioning": ["6", 0], "strength": 0.5}}}
+    graph = json.loads(json.dumps(GRAPH | more))
+    graph["3"]["inputs"] |= {"positive": ["20", 0], "denoise": 0.6}
+    found = understand(read_comfyui({"prompt": json.dumps(graph)}))
+    assert found.settings.prompt == "a (cat:1.3)"
+    assert {"Denoising strength: 0.6", "Other nodes: ControlNetApply"} <= set(found.dropped)
+    graph["3"]["inputs"]["sampler_name"] = "res_multistep"
+    with pytest.raises(MetadataError, match="sampler 'res_multistep Karras' is not one"):
+        understand(read_comfyui({"prompt": json.dumps(graph)}))
+
+
+LOOP = GRAPH | {"6": {"class_type": "Reroute", "inputs": {"in": ["6", 0], "back": ["3", 0]}}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a cat", "[]", "{}", '{"1": 2}', "[" * 100_000, '{"1": {"class_type": 1, "inputs": {}}}', json.dumps({"3": {}})],
+)
+def test_texts_that_are_no_graph_are_left_alone(text):
+    assert read_comfyui({"prompt": text}) is None
+    assert read_comfyui({"workflow": text}) is None
+    assert read_comfyui({"workflow": json.dumps({"nodes": text, "links": [1, [2], [[], 1, 1, 1, 1]]})}) is None
+
+
+def test_a_graph_that_goes_in_circles_ends():
+    assert "Other nodes" in read_comfyui({"prompt": json.dumps(LOOP)}).fields
+    odd = json.loads(json.dumps(GRAPH))
+    odd["3"]["inputs"] |= {"positive": [[], {}], "model": [{}, 0], "seed": {"a": 1}, "scheduler": None}
+    with pytest.raises(MetadataError):
+        understand(read_comfyui({"prompt": json.dumps(odd)}))
+
+
+# What the prompt is read as.
+
+
+def test_a_weighted_prompt_is_drawn_again_as_weighted(quick_pipe, tmp_path):
+    settings = Settings("a (cartoon:0.6) of a (cat:1.4) on a beach", "blurry", 7, 4.0, 3, width=64, height=64)
+    plain, weighted = (record(quick_pipe, settings, reading=reading) for reading in ("plain", "weighted"))
+    assert difference(plain[0], weighted[0]) > 0.001
+    for image, data in (plain, weighted):
+        found = read_image(save_image(image, data, tmp_path / "a.png"))
+        assert ("Emphasis: None" in found.texts["parameters"]) == (data.reading == "plain")
+        assert understand(found.parameters).reading == data.reading
+        assert difference(image, generation.redraw(quick_pipe, found.data)) == 0
+    by_hand = generate(quick_pipe, settings, **encode(quick_pipe, settings.prompt, settings.negative_prompt))
+    assert difference(weighted[0], by_hand) == 0
+
+
+@pytest.mark.parametrize("scheduler", ["DPM++ 2M", "Heun"])
+def test_words_that_change_and_long_prompts_are_drawn_again(quick_pipe, scheduler):
+    prompt = "a [cartoon:3d render:0.5] of a [cat|dog] on a beach" + ", sand" * 80
+    settings = Settings(prompt, "", 7, 4.0, 4, scheduler, 64, 64)
+    image, data = record(quick_pipe, settings, reading="weighted", clip_skip=1)
+    assert difference(image, generation.redraw(quick_pipe, from_json(to_json(data)))) == 0
+    for other in ({"reading": "plain"}, {"clip_skip": 0}):
+        assert difference(image, generation.redraw(quick_pipe, dataclasses.replace(data, **other))) > 0
+
+
+def test_embeddings_are_kept_and_found_again_by_their_content(quick_pipe, tmp_path):
+    vectors = quick_pipe.text_encoder.get_input_embeddings().weight[[2368, 1929]].detach().clone()
+    path = tmp_path / "toy.safetensors"
+    save_file({"inner": vectors}, path)
+    embeddings = generation.load_embeddings(quick_pipe, {path: "<toy>"})
+    assert embeddings == (Embedding("<toy>", sha256(path)),) and generation.tokens_of(quick_pipe) == {"<toy>"}
+    settings = Settings("a cartoon of a <toy>", "", 7, 4.0, 3, width=64, height=64)
+    with pytest.raises(MetadataError, match=r"has the embeddings \['<toy>'\]"):
+        record(quick_pipe, settings)
+    image, data = record(quick_pipe, settings, embeddings=embeddings)
+    quick_pipe.unload_textual_inversion()
+    moved = path.rename(tmp_path / "renamed.safetensors")
+    assert difference(image, generation.redraw(quick_pipe, from_json(to_json(data)), [moved])) == 0
+    assert generation.tokens_of(quick_pipe) == set(), "redraw leaves no word behind"
+    with pytest.raises(MetadataError, match="made with <toy>, and no file"):
+        generation.redraw(quick_pipe, data)
+
+
+def test_a_reading_that_does_not_exist_is_refused(quick_pipe):
+    with pytest.raises(MetadataError, match="can be read plain or weighted"):
+        record(quick_pipe, Settings(PROMPT, num_inference_steps=1), reading="backwards")
