@@ -5,11 +5,13 @@
 The chunk `prompt` is the graph that was run, {number: {"class_type": ..., "inputs": {...}}}, where an input is a value
 or a link [number of the other node, which of its outputs]. The chunk `workflow` is the same graph as the editor shows
 it, with values in the order of the widgets; it is read where `prompt` is missing. A graph can do anything: what is
-read is one sampler, and what leads to it. Source: files made by ComfyUI. Built in chapter 19.
+read is one sampler, that of the saved picture (of several the one that the others go on from), and what leads to it.
+Source: files made by ComfyUI. Built in chapter 19.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from sdhelpers.metadata.a1111 import Parameters
@@ -39,11 +41,18 @@ Graph = dict[str, dict[str, Any]]  # {number: {"class_type": str, "inputs": dict
 def read_comfyui(texts: dict[str, str]) -> Parameters | None:
     """The parameters in a file's texts, or None where these hold no graph with a sampler."""
     graph = graph_of(texts.get("prompt", "")) or graph_of_workflow(texts.get("workflow", ""))
-    samplers = (
-        node["inputs"] for node in graph.values() if {"seed", "steps", "cfg", "sampler_name"} <= set(node["inputs"])
-    )
-    sampler = next(samplers, None)
-    return None if sampler is None else _parameters(graph, sampler)
+    saved = [number for number, node in graph.items() if node["class_type"] in ("SaveImage", "PreviewImage")]
+    before = [node for number in saved[:1] for node in behind(graph, [number, 0])]
+    samplers = samplers_of(before) or samplers_of(graph.values())[::-1]
+    if not samplers:
+        return None
+    found, others = _parameters(graph, samplers[-1]), len(samplers_of(graph.values())) - 1
+    return replace(found, fields=found.fields | {"Other samplers": str(others)}) if others else found
+
+
+def samplers_of(nodes: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The inputs of those nodes that are samplers, in their order."""
+    return [node["inputs"] for node in nodes if {"seed", "steps", "cfg", "sampler_name"} <= set(node["inputs"])]
 
 
 def graph_of(text: str) -> Graph:
@@ -112,6 +121,8 @@ def _parameters(graph: Graph, own: dict[str, Any]) -> Parameters:
     loras = [node["inputs"] for node in before if node["class_type"] == "LoraLoader"]
     tags = "".join(f" <lora:{lora.get('lora_name')}:{lora.get('strength_model')}>" for lora in reversed(loras))
     skipped = _first(graph, own.get("positive"), "stop_at_clip_layer")
+    other = [lora for lora in loras if lora.get("strength_clip", 1) != lora.get("strength_model", 1)]
+    batch = _first(graph, own.get("latent_image"), "batch_size")
     strange = sorted({node["class_type"] for node in graph.values()} - UNDERSTOOD)
     name, schedule = str(own["sampler_name"]), str(own.get("scheduler", "normal"))
     width, height = (_first(graph, own.get("latent_image"), side) for side in ("width", "height"))
@@ -125,6 +136,10 @@ def _parameters(graph: Graph, own: dict[str, Any]) -> Parameters:
         "Model": _first(graph, own.get("model"), "ckpt_name"),
         "Clip skip": skipped.removeprefix("-"),
         "Denoising strength": "" if own.get("denoise", 1) == 1 else str(own["denoise"]),
+        "LoRA in the text encoder": ", ".join(
+            f"{lora.get('lora_name')} {lora.get('strength_clip', 1)}" for lora in other
+        ),
+        "Batch size": "" if batch == "1" else batch,
         "Other nodes": ", ".join(strange),
         "Version": "ComfyUI",
     }

@@ -25,12 +25,13 @@ from sdhelpers.generation import Settings
 from sdhelpers.metadata import png
 from sdhelpers.metadata.a1111 import Parameters, read_parameters, write_parameters
 from sdhelpers.metadata.comfyui import read_comfyui
-from sdhelpers.metadata.parameters import to_parameters, understand
+from sdhelpers.metadata.parameters import LORA, to_parameters, understand
 from sdhelpers.metadata.png import Chunk, MetadataError
 from sdhelpers.metadata.record import GenerationData, from_json, to_json
 
 OURS = "sdhelpers"  # keyword of our text chunk, and name of the field in XMP
 NAMESPACE = "urn:sdhelpers:generation-data"
+NAMES_OF_FILES = ("Model", "Model hash", "Lora hashes", "TI hashes")
 XMP_KEYWORD = "XML:com.adobe.xmp"
 WRITERS = {
     ".png": ("PNG", {}),
@@ -59,16 +60,19 @@ class ImageFile:
 
 
 def disagreements(found: ImageFile) -> list[str]:
-    """The settings in which a file's two copies differ: somebody has changed one of them."""
+    """The settings, LoRAs, model and hashes in which a file's two copies differ: somebody has changed one of them."""
     if found.data is None or found.parameters is None:
         return []
     try:
         theirs = understand(found.parameters)
     except MetadataError as error:
         return [str(error)]
-    said = understand(read_parameters(write_parameters(to_parameters(found.data))))
+    ours = read_parameters(write_parameters(to_parameters(found.data)))
+    said = understand(ours)
     pairs = {f.name: (getattr(said.settings, f.name), getattr(theirs.settings, f.name)) for f in fields(Settings)}
     pairs |= {name: (getattr(said, name), getattr(theirs, name)) for name in ("reading", "clip_skip")}
+    pairs |= {"LoRAs": tuple(" ".join(m[0] for m in LORA.finditer(one.prompt)) for one in (ours, found.parameters))}
+    pairs |= {name: tuple(one.fields.get(name, "none") for one in (ours, found.parameters)) for name in NAMES_OF_FILES}
     return [f"{name}: {a} in ours, {b} in parameters" for name, (a, b) in pairs.items() if a != b]
 
 

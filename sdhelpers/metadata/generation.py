@@ -136,11 +136,18 @@ def generate_and_record(
     """An image, and the data that make it again.
 
     `adapters` and `embeddings` are what load_adapters and load_embeddings gave for this pipeline. Raises
-    MetadataError when the pipeline has others, SettingsError for bad settings, PromptError for a bad prompt.
+    MetadataError when the pipeline has others, another weight or another model, SettingsError for bad settings,
+    PromptError for a bad prompt.
     """
+    refuse_another_model(pipe, model)
     active = set(pipe.get_active_adapters())
     if active != {module_name(a.name) for a in adapters}:
         raise MetadataError(f"The pipeline has the adapters {sorted(active)}, which are not the ones to be recorded.")
+    for a in adapters:
+        if any(abs(weight - a.weight) > 1e-6 for weight in weights_of(pipe, module_name(a.name))):
+            raise MetadataError(
+                f"{a.name} has another weight in the pipeline than {a.weight:g}, which was to be recorded."
+            )
     if (tokens := tokens_of(pipe)) != {e.token for e in embeddings}:
         raise MetadataError(f"The pipeline has the embeddings {sorted(tokens)}, which are not the ones to be recorded.")
     image = draw(pipe, settings, reading, clip_skip)
@@ -158,12 +165,29 @@ def generate_and_record(
     return image, check(data)
 
 
+def refuse_another_model(pipe, model: ModelSource) -> None:
+    """Raise MetadataError when the pipeline came from another folder than the model's (one from a file has none)."""
+    folder = pipe.config.get("_name_or_path") or ""
+    if not Path(folder).is_dir() or Path(folder).resolve() == models.locate(model.name, model.tier).resolve():
+        return
+    raise MetadataError(f"The pipeline was loaded from the folder {Path(folder).name}, which is not {model.name}.")
+
+
+def weights_of(pipe, name: str) -> set[float]:
+    """The weights that an adapter has in the UNet's layers now; set_adapters gives all of them one."""
+    layers = [m for m in pipe.unet.modules() if name in getattr(m, "scaling", ()) and name in getattr(m, "r", ())]
+    return {round(m.scaling[name] * m.r[name] / m.lora_alpha[name], 9) for m in layers if not m.use_rslora.get(name)}
+
+
 def conditions(pipe) -> dict[str, str]:
-    """What else has a say in the last bits of a pixel: versions, device, number format, threads."""
+    """What else has a say in the last bits of a pixel: versions, computer, device, number format, threads."""
     versions = {name: version(name) for name in LIBRARIES}
     return {
         "python": platform.python_version(),
         **versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else "none",
         "device": pipe.device.type,
         "dtype": str(pipe.dtype).removeprefix("torch."),
         "threads": str(torch.get_num_threads()),
@@ -228,4 +252,5 @@ def find_files(data: GenerationData, files: list[Path]) -> tuple[dict[Path, floa
 def what_differs(pipe, data: GenerationData) -> list[str]:
     """The conditions here that are not those of the image, in words: why its last bits may differ."""
     here = conditions(pipe) | {"threads": data.made_with["threads"]}  # redraw sets these itself
-    return [f"{key}: {then} then, {here[key]} here" for key, then in data.made_with.items() if here[key] != then]
+    pairs = {key: (then, here.get(key, "unknown")) for key, then in data.made_with.items()}
+    return [f"{key}: {then} then, {now} here" for key, (then, now) in pairs.items() if now != then]

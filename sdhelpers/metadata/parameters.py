@@ -74,9 +74,12 @@ def understand(parameters: Parameters) -> Understood:
     skip = fields.get("Clip skip", "1")
     if not re.fullmatch("[1-9]|1[0-2]", skip):
         dropped, skip = [*dropped, f"Clip skip: {skip}"], "1"
+    if skip != "1":
+        dropped.append("clip skip in the negative prompt: here it is given to the prompt alone")
     comfyui = fields.get("Version") == "ComfyUI"
     if not comfyui and fields.get("RNG") != "CPU":
-        dropped.append("the noise: it was drawn on a GPU, for RNG: CPU is not said")
+        said = f"RNG: {fields['RNG']}" if "RNG" in fields else "RNG: CPU is not said"
+        dropped.append(f"the noise: it was drawn as on a GPU ({said})")
     reading, lost = reading_of(settings, fields.get("Emphasis", "Original"), comfyui)
     return Understood(settings, reading, int(skip) - 1, (*dropped, *lost))
 

@@ -181,6 +181,25 @@ def test_png_and_webp_keep_the_pixels(tmp_path, ending):
         assert generation.pixel_hash(image) == generation.pixel_hash(PICTURE)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "name"),
+    [
+        ("<lora:postcard:0.75>", "<lora:postcard:1>", "LoRAs"),
+        ("Model: sd15", "Model: other", "Model"),
+        ("Model hash: ababababab", "Model hash: 0000000000", "Model hash"),
+        ("postcard: 343434343434", "postcard: 000000000000", "Lora hashes"),
+        ("<toy>: 565656565656", "<toy>: 000000000000", "TI hashes"),
+    ],
+)
+def test_an_edited_file_name_or_hash_is_noticed(tmp_path, before, after, name):
+    path = save_image(PICTURE, DATA, tmp_path / "a.png")
+    assert files.disagreements(read_image(path)) == []
+    text = read_image(path).texts["parameters"]
+    assert before in text
+    path.write_bytes(with_texts(path.read_bytes(), {"parameters": text.replace(before, after)}))
+    assert [said.split(":")[0] for said in files.disagreements(read_image(path))] == [name]
+
+
 def test_an_edited_copy_is_noticed(tmp_path):
     path = save_image(PICTURE, DATA, tmp_path / "a.png")
     text = read_image(path).texts["parameters"].replace("Steps: 3, Sampler", "Steps: 30, Sampler")
@@ -529,6 +548,18 @@ def test_an_adapter_that_is_not_to_be_recorded_is_an_error(quick_pipe, tmp_path)
         record(quick_pipe, Settings(PROMPT, num_inference_steps=2))
 
 
+def test_a_weight_or_a_model_that_did_not_draw_is_refused(quick_pipe, tmp_path):
+    settings = Settings(PROMPT, num_inference_steps=1)
+    adapters = generation.load_adapters(quick_pipe, {make_lora(quick_pipe, tmp_path / "a.safetensors", 0): 0.5})
+    assert generation.weights_of(quick_pipe, "a") == {0.5}
+    record(quick_pipe, settings, adapters)
+    quick_pipe.set_adapters(["a"], [1.0])
+    with pytest.raises(MetadataError, match=r"a has another weight in the pipeline than 0\.5"):
+        record(quick_pipe, settings, adapters)
+    with pytest.raises(MetadataError, match="folder sd15, which is not community"):
+        generation.generate_and_record(quick_pipe, settings, generation.model_source("community"), adapters)
+
+
 def test_bad_settings_and_other_models_are_refused(quick_pipe):
     with pytest.raises(SettingsError, match="steps must be"):
         record(quick_pipe, Settings(PROMPT, num_inference_steps=0))
@@ -546,8 +577,10 @@ def test_bad_settings_and_other_models_are_refused(quick_pipe):
 def test_the_conditions_say_what_differs(quick_pipe):
     _, data = record(quick_pipe, Settings(PROMPT, num_inference_steps=1))
     assert generation.what_differs(quick_pipe, data) == []
-    older = dataclasses.replace(data, made_with=data.made_with | {"torch": "1.0", "threads": "1"})
-    assert generation.what_differs(quick_pipe, older) == [f"torch: 1.0 then, {data.made_with['torch']} here"]
+    older = dataclasses.replace(data, made_with=data.made_with | {"torch": "1.0", "threads": "1", "other": "x"})
+    said = [f"torch: 1.0 then, {data.made_with['torch']} here", "other: x then, unknown here"]
+    assert generation.what_differs(quick_pipe, older) == said
+    assert {"system", "processor", "gpu"} <= set(data.made_with)
 
 
 def test_a_model_from_one_file_is_found_again(tmp_path):
@@ -568,7 +601,7 @@ THEIRS = "a (cat:1.3)\nNegative prompt: dog\nSteps: 3, Sampler: Euler a, CFG sca
     ("more", "reading", "clip_skip", "dropped"),
     [
         ("", "weighted", 0, ()),
-        (", Version: v1.10.1, Clip skip: 2, Model hash: 6ce0161689", "weighted", 1, ()),
+        (", Version: v1.10.1, Clip skip: 2, Model hash: 6ce0161689", "weighted", 1, ("clip skip in the negative",)),
         (", Clip skip: many", "weighted", 0, ("Clip skip: many",)),
         (", Emphasis: None", "plain", 0, ()),
         (", Emphasis: No norm", "weighted", 0, ("Emphasis: No norm",)),
@@ -691,7 +724,9 @@ def test_comfyui_files_are_read(tmp_path, kept):
     assert (found.reading, found.clip_skip) == ("weighted", 1)
     assert [said.split(":")[0] for said in found.dropped] == [
         "LoRA ink.safetensors at 0.8",
+        "LoRA in the text encoder",
         "Model",
+        "clip skip in the negative prompt",
         "ComfyUI's way of weighting",
     ]
     if len(kept) == 2:
@@ -722,6 +757,18 @@ def test_what_a_graph_holds_besides_is_said():
     graph["3"]["inputs"]["sampler_name"] = "res_multistep"
     with pytest.raises(MetadataError, match="sampler 'res_multistep Karras' is not one"):
         understand(read_comfyui({"prompt": json.dumps(graph)}))
+
+
+def test_of_two_samplers_the_first_on_the_way_to_the_saved_picture_is_read():
+    second = {"class_type": "KSampler", "inputs": GRAPH["3"]["inputs"] | {"seed": 2, "latent_image": ["3", 0]}}
+    graph = {"1": second} | json.loads(json.dumps(GRAPH))
+    graph["10"]["inputs"]["samples"] = ["1", 0]
+    graph["5"]["inputs"]["batch_size"] = 4
+    found = read_comfyui({"prompt": json.dumps(graph)})
+    assert found.fields["Seed"] == "987654321012345"
+    assert {"Other samplers: 1", "Batch size: 4"} <= set(understand(found).dropped)
+    del graph["1"]["inputs"]["latent_image"]  # two pictures of which one is saved
+    assert read_comfyui({"prompt": json.dumps(graph)}).fields["Seed"] == "2"
 
 
 LOOP = GRAPH | {"6": {"class_type": "Reroute", "inputs": {"in": ["6", 0], "back": ["3", 0]}}}
