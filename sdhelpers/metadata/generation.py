@@ -167,10 +167,11 @@ def generate_and_record(
 
 def refuse_another_model(pipe, model: ModelSource) -> None:
     """Raise MetadataError when the pipeline came from another folder than the model's (one from a file has none)."""
-    folder = pipe.config.get("_name_or_path") or ""
-    if not Path(folder).is_dir() or Path(folder).resolve() == models.locate(model.name, model.tier).resolve():
+    loaded = pipe.config.get("_name_or_path")
+    if not loaded or not Path(loaded).is_dir():
         return
-    raise MetadataError(f"The pipeline was loaded from the folder {Path(folder).name}, which is not {model.name}.")
+    if Path(loaded).resolve() != models.locate(model.name, model.tier).resolve():
+        raise MetadataError(f"The pipeline was loaded from the folder {Path(loaded).name}, which is not {model.name}.")
 
 
 def weights_of(pipe, name: str) -> set[float]:

@@ -79,6 +79,14 @@ def test_it_has_the_parts_of_a_chapter(chapter, path):
 
 
 @every_chapter
+def test_no_heading_stands_twice(chapter, path):
+    notebook = nbformat.read(path, as_version=4)
+    lines = [line for c in notebook.cells if c.cell_type == "markdown" for line in c.source.split("\n")]
+    headings = [line for line in lines if re.match("#+ ", line)]
+    assert len(headings) == len(set(headings))
+
+
+@every_chapter
 def test_cells_are_short_and_prose_stands_between(chapter, path):
     notebook = nbformat.read(path, as_version=4)
     lengths = sorted(len(c.source.strip().split("\n")) for c in code_cells(notebook))
