@@ -19,7 +19,7 @@ NOT_MISSPELT = "te"
 SPOKEN_WITH_A_CONSONANT = r"(?:one|once|ewe|eu|uni(?!n|m)|us[aeiu]|ut[ei]|ura|ubi)"
 SPOKEN_WITH_A_VOWEL = r"(?:hour|hon(?:est|our)|heir|nb|[fhlmnrsx](?:p\d|\b))"
 # Before these `a` is a name of something:
-LITTLE_WORDS = r"(?:alone|an|and|are|as|at|else|exceeds|if|in|into|is|of|on|or|under)\b"
+LITTLE_WORDS = r"(?:alone|an|and|are|as|at|else|exceeds|if|in|into|is|of|on|or|over|under)\b"
 
 
 def wrong_articles(text: str) -> list[str]:
