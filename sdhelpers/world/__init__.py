@@ -3,8 +3,8 @@
     rng = numpy.random.RandomState(0)
     scene = world.sample(rng)          # scene.image, scene.caption, scene.masks, scene.depth, ...
 
-The pocket models were trained on it, the chapters measure against it. Its modules `clips`, `crowds` and `questions` make
-scenes that move, that are to be counted, and what may be asked of them.
+The pocket models were trained on it, the chapters measure against it. Its modules `clips` and `crowds` make scenes that
+move and scenes to be counted, `questions` what may be asked of them.
 """
 
 from sdhelpers.world import drawings
