@@ -1,8 +1,8 @@
 """Every chapter's panel as a reader meets it: Run All, then each slider moved and each button pressed.
 
 Cells after the panel may have changed what it draws with, so the whole chapter runs first. Screenshots are kept. That
-takes a minute or two a chapter beside Papermill's run of it, so that two chapters stand for all unless SDHELPERS_PANELS
-is "all".
+takes a minute or two a chapter beside Papermill's run of it, so that the first chapter stands for all unless
+SDHELPERS_PANELS is "all".
 """
 
 import os
@@ -22,7 +22,7 @@ PANELS = {
     12: ".sdhelpers-schedule-panel",
     17: ".sdhelpers-prompt-builder",
 }  # chapter 3's and chapter 19's have tests of their own
-DRIVEN = PANELS if os.environ.get("SDHELPERS_PANELS") == "all" else {n: PANELS[n] for n in (1, 10)}
+DRIVEN = PANELS if os.environ.get("SDHELPERS_PANELS") == "all" else {1: PANELS[1]}
 BUTTONS = ("Expand", "Draw", "Draw both")
 MINUTE = 60_000
 
@@ -44,7 +44,8 @@ def walk(browser, address: str, selector: str, screenshot) -> None:
         page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTE)
         run_all_cells(page)
         wait_until_idle(page)
-        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        said = page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
+        assert not [text for text in said if "Traceback" in text], "warnings are let pass, errors are not"
         panels = page.locator(selector)
         assert panels.count(), "the chapter's panel is in the page"
         for panel in panels.all():
