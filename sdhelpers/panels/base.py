@@ -54,11 +54,12 @@ class Panel(ui.VBox):
     message: ui.HTML
     seed: ui.BoundedIntText
     size: int
+    guidance_scale: float = 7.5  # the pipelines' own default; a panel takes its chapter's
 
     def generate(self, **arguments) -> Image.Image:
         """One picture of the panel's pipeline, square, from the seed that the panel shows."""
-        generator = seeded_generator(self.seed.value)
-        return self.pipe(**arguments, generator=generator, width=self.size, height=self.size).images[0]
+        settings = dict(width=self.size, height=self.size, guidance_scale=self.guidance_scale)
+        return self.pipe(**arguments, **settings, generator=seeded_generator(self.seed.value)).images[0]
 
     def say(self, text: str) -> None:
         """Write into the message line, in orange; the text may come from strangers."""

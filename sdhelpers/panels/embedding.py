@@ -31,7 +31,9 @@ class EmbeddingPanel(DrawingPanel):
         seed: int = 1234,
         size: int = 128,
         num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
     ):
+        self.guidance_scale = guidance_scale
         self.token, self.checkpoints, self.num_inference_steps = token, dict(checkpoints), num_inference_steps
         self.expanded = ""
         count, last = len(next(iter(self.checkpoints.values()))), max(self.checkpoints)

@@ -138,7 +138,7 @@ class PromptPanel(DrawingPanel):
         guidance_scale: float = 7.5,
     ):
         self.chunks: list[Chunk] = []
-        self.settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
         super().__init__(pipe, prompt, (), seed, size)
         self.add_class("sdhelpers-prompt-panel")
 
@@ -147,7 +147,7 @@ class PromptPanel(DrawingPanel):
         return token_picture(self.pipe.tokenizer, self.chunks)
 
     def draw(self) -> Image.Image:
-        return self.generate(**encode(self.pipe, self.prompt.value), **self.settings)
+        return self.generate(**encode(self.pipe, self.prompt.value), num_inference_steps=self.num_inference_steps)
 
 
 class SchedulePanel(DrawingPanel):
@@ -187,5 +187,4 @@ class SchedulePanel(DrawingPanel):
     def draw(self) -> Image.Image:
         steps = self.num_inference_steps.value
         scheduled = ScheduledPrompt(self.pipe, self.text, steps)
-        settings = dict(num_inference_steps=steps, guidance_scale=self.guidance_scale)
-        return self.generate(**scheduled.first, callback_on_step_end=scheduled, **settings)
+        return self.generate(**scheduled.first, callback_on_step_end=scheduled, num_inference_steps=steps)

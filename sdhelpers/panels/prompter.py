@@ -33,7 +33,9 @@ class PromptBuilder(Panel):
         seed: int = 1234,
         size: int = 128,
         num_inference_steps: int = 20,
+        guidance_scale: float = 7.5,
     ):
+        self.guidance_scale = guidance_scale
         self.pipe, self.prompter = own_copy(pipe), own_copy(prompter)
         self.size, self.num_inference_steps = size, num_inference_steps
         self._build_controls(words, styles, seed)
