@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from scenes_data import FRESH
 from sdhelpers import world
+from sdhelpers.images import to_tensor
 from sdhelpers.world import crowds, questions
 from sdhelpers.world.captions import PLACE_WORDS, pick
 from sdhelpers.world.questions import NUMBERS, Question, plural, with_article
@@ -85,6 +88,31 @@ class Talks(Dataset):
         return talk(number)
 
     collate = staticmethod(list)
+
+
+def to_batch(
+    spoken: Sequence[Talk], tokens: Sequence[list[int]], labels: Sequence[list[int]], pad: int
+) -> tuple[torch.Tensor, ...]:
+    """Tokens, attention mask and labels, all [batch, length], and pixels [batch, 3, 128, 128]."""
+    lengths = torch.tensor([len(row) for row in tokens])
+    ids = pad_sequence([torch.tensor(row) for row in tokens], True, pad)
+    wanted = pad_sequence([torch.tensor(row) for row in labels], True, -100)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return ids, mask, wanted, torch.stack([to_tensor(one.image) for one in spoken])
+
+
+class Answering:
+    """Cross-entropy of each next token of the answers; `to_tensors` makes a batch of conversations."""
+
+    def __init__(self, device: torch.device, to_tensors: Callable[[Sequence[Talk]], tuple[torch.Tensor, ...]]):
+        self.device, self.to_tensors = device, to_tensors
+
+    def prepare(self, spoken: Sequence[Talk]):
+        return tuple(part.to(self.device) for part in self.to_tensors(spoken))
+
+    @staticmethod
+    def loss_of(model, tokens, mask, labels, pixels):
+        return model(input_ids=tokens, attention_mask=mask, labels=labels, pixel_values=pixels).loss, {}
 
 
 def accuracy(answer: Callable[[Sequence[Talk]], list[str]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Blip2ForConditionalGeneration, Blip2Processor, CLIPModel
 
+import places
 import talks
 from parts import blip2
 from scenes_data import fresh_scenes
@@ -21,7 +22,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def options(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blip2.places, "RUNS", tmp_path_factory.mktemp("runs"))
+        patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
         patch.setattr(blip2, "build_tokenizer", lambda build=blip2.build_tokenizer: build(300))
         yield argparse.Namespace(init=None, run=None, queries=4, architecture=SMALL)
 
@@ -68,14 +69,14 @@ def test_the_processor_writes_the_question_as_training_did(model, options):
 
 def test_a_step_lowers_the_loss_and_the_picture_counts(model, options):
     batch = blip2.to_tensors(blip2.tokenizer_of(options), [talks.talk(i) for i in range(4)], options.queries)
-    loss, _ = blip2.Answering.loss_of(model, *batch)
-    other, _ = blip2.Answering.loss_of(model, *batch[:3], batch[3].flip(0))
+    loss, _ = talks.Answering.loss_of(model, *batch)
+    other, _ = talks.Answering.loss_of(model, *batch[:3], batch[3].flip(0))
     assert loss != other
     learns = [p for p in model.parameters() if p.requires_grad]
     assert len(learns) < len(list(model.parameters()))
     loss.backward()
     torch.optim.SGD(learns, lr=0.05).step()
-    assert blip2.Answering.loss_of(model, *batch)[0] < loss
+    assert talks.Answering.loss_of(model, *batch)[0] < loss
 
 
 def test_the_export_loads_and_answers(model, options, tmp_path):

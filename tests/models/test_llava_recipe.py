@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import places
 import talks
 from parts import llava
 from sdhelpers import models
@@ -16,7 +17,7 @@ SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_atte
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory, monkeymodule):
-    monkeymodule.setattr(llava.places, "RUNS", tmp_path_factory.mktemp("runs"))
+    monkeymodule.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
     monkeymodule.setattr(llava, "build_tokenizer", lambda build=llava.build_tokenizer: build(300))
     return argparse.Namespace(init=None, run=None, architecture=SMALL)
 
@@ -76,13 +77,13 @@ def test_the_tower_is_clips_and_stays_so(model):
 def test_the_answer_follows_from_the_picture_and_a_step_lowers_the_loss(model, options):
     batch = llava.to_tensors(llava.tokenizer_of(options), [talks.talk(i) for i in range(4)])
     tokens, mask, labels, pixels = batch
-    loss, _ = llava.Answering.loss_of(model, *batch)
-    other, _ = llava.Answering.loss_of(model, tokens, mask, labels, pixels.flip(0))
+    loss, _ = talks.Answering.loss_of(model, *batch)
+    other, _ = talks.Answering.loss_of(model, tokens, mask, labels, pixels.flip(0))
     assert loss != other
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     loss.backward()
     optimizer.step()
-    assert llava.Answering.loss_of(model, *batch)[0] < loss
+    assert talks.Answering.loss_of(model, *batch)[0] < loss
 
 
 def test_the_export_holds_all_but_the_tower(model, options, tmp_path):

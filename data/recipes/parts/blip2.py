@@ -25,9 +25,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import places
 import talks
-from bpe import byte_level
+from bpe import byte_level, home
 from export import save
 from loop import Training
 from recipe import Options, Recipe
@@ -83,27 +82,14 @@ def to_tensors(
         asked = image + tokenizer.encode(prompt_of(turn))
         space = " " if prompt_of(turn) else ""
         answer = tokenizer.encode(f"{space}{turn.answer}{END}", add_special_tokens=False)
-        rows.append(torch.tensor(asked + answer))
-        wanted.append(torch.tensor([-100] * len(asked) + answer))
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
-    labels = torch.nn.utils.rnn.pad_sequence(wanted, True, -100)
-    mask = (torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]).long()
-    return tokens, mask, labels, torch.stack([to_tensor(one.image) for one in spoken])
+        rows.append(asked + answer)
+        wanted.append([-100] * len(asked) + answer)
+    return talks.to_batch(spoken, rows, wanted, tokenizer.pad_token_id)
 
 
-class Answering:
-    """Cross-entropy of each next token of the answer."""
-
-    def __init__(self, training: Training):
-        self.device, self.tokenizer = training.device, tokenizer_of(training.options)
-        self.queries = training.options.queries
-
-    def prepare(self, spoken):
-        return tuple(part.to(self.device) for part in to_tensors(self.tokenizer, spoken, self.queries))
-
-    @staticmethod
-    def loss_of(model, tokens, mask, labels, pixels):
-        return model(pixel_values=pixels, input_ids=tokens, attention_mask=mask, labels=labels).loss, {}
+def loss(training: Training) -> talks.Answering:
+    tokenizer, queries = tokenizer_of(training.options), training.options.queries
+    return talks.Answering(training.device, lambda spoken: to_tensors(tokenizer, spoken, queries))
 
 
 @torch.no_grad()
@@ -126,13 +112,8 @@ def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, f
     return talks.accuracy(lambda spoken: answer(model, processor, spoken))
 
 
-def home(options: Options) -> Path:
-    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
-    return Path(options.init) if options.init else places.RUNS / (options.run or "blip2") / "tokenizer"
-
-
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(home(options))
+    return AutoTokenizer.from_pretrained(home(options, "blip2"))
 
 
 @torch.no_grad()
@@ -177,8 +158,8 @@ def build(options: Options) -> Blip2ForConditionalGeneration:
         model = Blip2ForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
         model.vision_model.requires_grad_(False)
         return model
-    if not home(options).exists():
-        build_tokenizer().save_pretrained(home(options))
+    if not home(options, "blip2").exists():
+        build_tokenizer().save_pretrained(home(options, "blip2"))
     tokenizer, clip = tokenizer_of(options), CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32)
     seen = clip.config.vision_config
     shape = {k: getattr(seen, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers",
@@ -219,4 +200,4 @@ def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options)
     processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(), Answering, score, export)
+RECIPE = Recipe(build, lambda options: talks.Talks(), loss, score, export)

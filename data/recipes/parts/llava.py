@@ -22,15 +22,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import places
 import talks
-from bpe import byte_level
+from bpe import byte_level, home
 from export import save_changed
 from loop import Training
 from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import models
-from sdhelpers.images import to_tensor
 
 TOKENS, LENGTH = 1024, 192
 END, IMAGE = "</s>", "<image>"
@@ -93,28 +91,14 @@ def to_tensors(tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk])
             answer = tokenizer.encode(f" {turn.answer}{END}", add_special_tokens=False)
             ids += asked + answer
             labels += [-100] * len(asked) + answer
-        rows.append(torch.tensor(ids))
-        wanted.append(torch.tensor(labels))
-    tokens = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
-    labels = torch.nn.utils.rnn.pad_sequence(wanted, True, -100)
-    lengths = torch.tensor([len(row) for row in rows])
-    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-    pixels = torch.stack([to_tensor(one.image) for one in spoken])
-    return tokens, mask, labels, pixels
+        rows.append(ids)
+        wanted.append(labels)
+    return talks.to_batch(spoken, rows, wanted, tokenizer.pad_token_id)
 
 
-class Answering:
-    """Cross-entropy of each next token of the answers."""
-
-    def __init__(self, training: Training):
-        self.device, self.tokenizer = training.device, tokenizer_of(training.options)
-
-    def prepare(self, spoken):
-        return tuple(part.to(self.device) for part in to_tensors(self.tokenizer, spoken))
-
-    @staticmethod
-    def loss_of(model, tokens, mask, labels, pixels):
-        return model(input_ids=tokens, attention_mask=mask, labels=labels, pixel_values=pixels).loss, {}
+def loss(training: Training) -> talks.Answering:
+    tokenizer = tokenizer_of(training.options)
+    return talks.Answering(training.device, lambda spoken: to_tensors(tokenizer, spoken))
 
 
 @torch.no_grad()
@@ -141,13 +125,8 @@ def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, f
     return talks.accuracy(lambda spoken: answer(model, processor, spoken))
 
 
-def home(options: Options) -> Path:
-    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
-    return Path(options.init) if options.init else places.RUNS / (options.run or "llava") / "tokenizer"
-
-
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(home(options))
+    return AutoTokenizer.from_pretrained(home(options, "llava"))
 
 
 def build(options: Options) -> LlavaForConditionalGeneration:
@@ -155,8 +134,8 @@ def build(options: Options) -> LlavaForConditionalGeneration:
     if options.init:
         model = LlavaForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
     else:
-        if not home(options).exists():
-            build_tokenizer().save_pretrained(home(options))
+        if not home(options, "llava").exists():
+            build_tokenizer().save_pretrained(home(options, "llava"))
         tokenizer = tokenizer_of(options)
         text = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -195,4 +174,4 @@ def export(model: LlavaForConditionalGeneration, folder: Path, options: Options)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(), Answering, score, export)
+RECIPE = Recipe(build, lambda options: talks.Talks(), loss, score, export)

@@ -16,9 +16,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-import places
 import wishes
-from bpe import byte_level
+from bpe import byte_level, home
 from card import share
 from export import save
 from loop import Training
@@ -126,13 +125,8 @@ def facts_kept(prompter: Prompter) -> dict[str, float]:
     }
 
 
-def home(options: Options) -> Path:
-    """Where the tokenizer is: with the weights that training begins with, or in the run's folder."""
-    return options.init or places.RUNS / (options.run or "prompter") / "tokenizer"
-
-
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
-    return tokenizer_in(home(options))
+    return tokenizer_in(home(options, "prompter"))
 
 
 @functools.cache
@@ -145,8 +139,8 @@ def build(options: Options) -> GPT2LMHeadModel:
     """GPT-2's architecture, 1/80 of its smallest size."""
     if options.init:
         return GPT2LMHeadModel.from_pretrained(options.init, dtype=torch.float32)
-    if options.fresh or not home(options).exists():
-        build_tokenizer().save_pretrained(home(options))
+    if options.fresh or not home(options, "prompter").exists():
+        build_tokenizer().save_pretrained(home(options, "prompter"))
     tokenizer = tokenizer_of(options)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=LENGTH, **options.architecture, **ends)
