@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from card import read_card
 from scenes_data import FRESH
-from sdhelpers import world
+from sdhelpers import models, world
 from sdhelpers.device import seeded_generator
 from sdhelpers.measures.judge import Verdict
 from sdhelpers.world import Description
 from sdhelpers.world.captions import MOUNTS, RIDERS, held_out_descriptions, pick, write_caption
 
-STEPS, GUIDANCE, BATCH = 20, 7.5, 16
+STEPS, BATCH = 20, 16
+GUIDANCE = models.default_guidance_scale("sd15")
 
 
 @dataclasses.dataclass

@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import hashlib
 import json
 import math
+import re
 import statistics
 import time
 from typing import Any
@@ -23,13 +25,15 @@ from sdhelpers.compat import run_device
 from sdhelpers.device import best_device, seeded_latents, slowness
 
 PROMPT = "a 3d render of a cat on a beach"
+LEARNT = "^_|version$|dtype$|^scaling_factor$"  # settings that change neither layers nor their work
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One line of the table: a combination of changes, and what is drawn with it.
 
-    Without a warm-up there is a single batch, whose time and memory count.
+    Memory is measured on a batch of its own, after a first one to warm up, or without a warm-up on the first. Then
+    `repeats` batches are timed; with none, the row tells memory alone.
     """
 
     names: tuple[str, ...]
@@ -72,7 +76,7 @@ def draw(pipe, row: Row, meter: MemoryMeter | None = None) -> dict[str, Any]:
     settings |= {"width": row.size, "height": row.size, "latents": latents.to(device, pipe.unet.dtype)}
     if meter:
         meter.reset()
-    with tidy_memory() if meter and row.warm_up else contextlib.nullcontext():
+    with tidy_memory() if meter else contextlib.nullcontext():
         started = time.perf_counter()
         images = pipe(PROMPT, **settings, callback_on_step_end=after_step).images
         seconds = time.perf_counter() - started
@@ -107,27 +111,27 @@ def measure_here(model: str, tier: str, row: Row, device: str, threads: int | No
         weights = weight_bytes(pipe)
         variants.prepare(pipe, moving, device)
         gc.collect()
-        short = dataclasses.replace(row, steps=2) if row.warm_up else row
-        first = draw(pipe, short, None if row.warm_up else meter)
-        metered = draw(pipe, short, meter) if row.warm_up else first
-        drawn = [draw(pipe, row) for _ in range(row.repeats)] if row.warm_up else [first]
+        short = dataclasses.replace(row, steps=2)
+        first = draw(pipe, short) if row.warm_up else None
+        metered = draw(pipe, short if row.warm_up and row.repeats else row, meter)
+        drawn = [draw(pipe, row) for _ in range(row.repeats)]
     denoising, decoding = (peak - before for peak in metered["peaks"])
     return {
         "weights": weights,
         "memory": max(denoising, decoding),
         "memory_denoising": denoising,
         "memory_decoding": decoding,
-        "steps_per_second": row.batch / statistics.median(d["step"] for d in drawn),
-        "seconds": statistics.median(d["seconds"] for d in drawn),
-        "first_call": first["seconds"],
-        "image": drawn[0]["image"],
+        "steps_per_second": row.batch / statistics.median(d["step"] for d in drawn) if drawn else None,
+        "seconds": statistics.median(d["seconds"] for d in drawn) if drawn else None,
+        "first_call": (first or metered)["seconds"],
+        "image": (drawn or [metered])[0]["image"],
     }
 
 
 def measure(model: str, row: Row, tier: str = "pocket", threads: int | None = None) -> dict[str, Any]:
     """Measure a row in a fresh process: bytes above the empty process, seconds, steps of a picture a second, the image.
 
-    A row that cannot be measured here gives {"failed": the reason}.
+    Seconds and steps are None where nothing was timed. A row that cannot be measured here gives {"failed": the reason}.
     """
     reason = obstacle(model, row)
     if reason:
@@ -163,7 +167,7 @@ def matmul_rate(precision: str, device: str, threads: int | None) -> float:
     Large is 2048 numbers a side on a processor, and 512 in a precision that it multiplies absurdly slowly.
     """
     torch.set_num_threads(threads or torch.get_num_threads())
-    variants.allow_tf32(precision == "tf32")
+    variants.allow_tf32(precision == "tf32", precision == "tf32")
     dtype = variants.VARIANTS[precision].dtype or torch.float32
     side = 8192 if device == "cuda" else 512 if slowness(dtype) else 2048
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -174,6 +178,19 @@ def matmul_rate(precision: str, device: str, threads: int | None) -> float:
         wait_for(a.device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best
+
+
+def plan_of(model: str, tier: str) -> str:
+    """Sixteen hexadecimal digits that stand for a model's configurations: time and memory depend on these, not on what
+    the weights have learnt. Names, versions, a file's own type and the like are left out."""
+    if model.endswith("-shapes"):
+        plans = [shapes.UNETS[model.removesuffix("-shapes")], shapes.VAE, shapes.CLIP_L, shapes.CLIP_BIG_G]
+    else:
+        folder = models.locate(model, tier)
+        files = [folder / part / "config.json" for part in ("unet", "vae", "text_encoder")]
+        plans = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    kept = [{key: value for key, value in plan.items() if not re.search(LEARNT, key)} for plan in plans]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @functools.cache

@@ -27,7 +27,7 @@ import torch
 from sdhelpers import models
 from sdhelpers.benchmark import variants
 from sdhelpers.benchmark.fresh import in_fresh_process
-from sdhelpers.benchmark.measurement import Row, matmul_rate, measure, step_flops
+from sdhelpers.benchmark.measurement import Row, matmul_rate, measure, plan_of, step_flops
 from sdhelpers.device import best_device, relative_speed
 from sdhelpers.paths import ROOT
 
@@ -59,7 +59,8 @@ CPU_SHAPES: Plan = [
     ({"size": 2}, "{fast}; {fast} vae-tiling"),
 ]
 GPU: Plan = [
-    ({}, "fp32; fp32 tf32; fp16; bf16; fp16 channels-last; fp16 fuse-qkv; fp16 fp8-weights; fp16 int8-weights"),
+    ({}, "fp32; fp32 no-tf32; fp32 tf32; fp16; bf16; fp16 channels-last; fp16 fuse-qkv"),
+    ({}, "fp16 fp8-weights; fp16 int8-weights"),
     ({}, "fp16 attention-naive; fp16 attention-slicing; fp16 attention-xformers; fp16 attention-math"),
     ({}, "fp16 attention-flash; fp16 attention-efficient; fp16 attention-cudnn"),
     ({}, "fp16 tome; fp16 compile; fp16 compile-autotune"),
@@ -123,7 +124,8 @@ class Benchmark:
     def __init__(self, model: str, tier: str = "pocket", threads: int | None = None, save: Path | None = None):
         self.threads, self.save = threads, save
         tier = "random weights" if model in SIZES else tier
-        self.results: Results = {"model": model, "tier": tier, "date": time.strftime("%Y-%m-%d")}
+        self.results: Results = {"model": model, "tier": tier, "plan": plan_of(model, tier)}
+        self.results["date"] = time.strftime("%Y-%m-%d")
         self.results |= {"device": device_facts(threads), "versions": versions(), "limits": {}, "rows": []}
         self._earlier = earlier_rows(save, self.results)
         self._references: dict[int, np.ndarray] = {}
@@ -147,7 +149,8 @@ class Benchmark:
         difference = float(np.abs(image - self._references.setdefault(row.size, image)).mean())
         flops = step_flops(self.results["model"], self.results["tier"], row.size)
         found["difference"] = difference if math.isfinite(difference) else None
-        found["share"] = found["steps_per_second"] * flops / self.limit(precision_of(row))
+        speed = found["steps_per_second"]
+        found["share"] = speed * flops / self.limit(precision_of(row)) if speed else None
 
     def limit(self, precision: str) -> float:
         """The machine's rate in this precision, measured when it is first asked for."""
@@ -158,15 +161,17 @@ class Benchmark:
 
 
 def precision_of(row: Row) -> str:
-    return "tf32" if "tf32" in row.names else row.names[0]
+    """The precision whose limit applies: with PyTorch's defaults a GPU convolves float32 numbers as TF32."""
+    mixed = row.names[0] == "fp32" and "no-tf32" not in row.names and best_device() == "cuda"
+    return "tf32" if mixed or "tf32" in row.names else row.names[0]
 
 
 def earlier_rows(save: Path | None, results: Results) -> dict[tuple, dict]:
-    """Rows that a broken-off run of the same model, device and versions has left in the file."""
+    """Rows that a broken-off run of the same model, plan, device and versions has left in the file."""
     if save is None or not save.exists():
         return {}
     old = json.loads(save.read_text(encoding="utf-8"))
-    same = all(old[key] == results[key] for key in ("model", "tier", "device", "versions"))
+    same = all(old.get(key) == results[key] for key in ("model", "tier", "plan", "device", "versions"))
     measured = [record for record in old["rows"] if "failed" not in record] if same else []
     return {as_row(record).key: record for record in measured}
 
@@ -200,13 +205,14 @@ def line(row: Row, found: dict | None) -> str:
     if found is None or "failed" in found:
         return f"{start} {found['failed'] if found else 'not measured yet'}"
     difference = found["difference"]
+    timed = found["steps_per_second"] is not None
     values = (
         f"{found['weights'] / 1e6:,.0f}",
         f"{found['memory'] / 1e6:,.0f}",
-        f"{found['steps_per_second']:.3g}",
-        f"{found['seconds']:.2f}",
+        f"{found['steps_per_second']:.3g}" if timed else "-",
+        f"{found['seconds']:.2f}" if timed else "-",
         "nan" if difference is None else f"{difference:.4f}",
-        f"{found['share']:.0%}",
+        f"{found['share']:.0%}" if timed else "-",
     )
     return start + " ".join(f"{v:>{w}}" for v, w in zip(values, WIDTHS[3:]))
 
@@ -229,23 +235,27 @@ def facts(results: Results | None) -> list[str]:
         return ["not measured yet: run `python -m sdhelpers bench` there"]
     device, found = results["device"], results["versions"]
     limits = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in results["limits"].items())
-    return [
+    lines = [
         f"{results['model']} ({results['tier']}), {results['date']}, {device['name']}, {device['memory'] / 1e9:.0f} GB",
         ", ".join(f"{name} {version}" for name, version in found.items() if version),
         f"limit in 10^12 operations a second: {limits}",
     ]
+    if results["plan"] != plan_of(results["model"], results["tier"]):
+        lines.append("Measured on a model of other layers than today's: measure it anew.")
+    return lines
 
 
 def fastest(results: Results, largest_difference: float) -> dict | None:
     """The row with most steps a second among those that draw what the first does and keep its picture, or None."""
-    same = [r for r in results["rows"] if as_row(r).key[1:] == as_row(results["rows"][0]).key[1:]]
+    timed = [r for r in results["rows"] if r.get("steps_per_second")]
+    same = [r for r in timed if as_row(r).key[1:] == as_row(results["rows"][0]).key[1:]]
     keep = [r for r in same if r.get("difference") is not None and r["difference"] <= largest_difference]
     return max(keep, key=lambda record: record["steps_per_second"], default=None)
 
 
 def shares(results: Results) -> list[str]:
     """What share of the machine's measured limit the guided step of two pictures reaches, a sentence a row."""
-    two = [r for r in results["rows"] if r["batch"] == 2 and "failed" not in r]
+    two = [r for r in results["rows"] if r["batch"] == 2 and r.get("share")]
     return [
         f"{as_row(record).label}: a guided step of two pictures reaches {record['share']:.0%} of the measured limit"
         for record in two
@@ -253,7 +263,10 @@ def shares(results: Results) -> list[str]:
 
 
 def plot(results: Results):
-    """Memory and speed of every measured row as bars; return the Matplotlib figure."""
+    """Memory and speed of every measured row as bars; return the Matplotlib figure.
+
+    Where weights move about, the peak does not tell how many of them were there: its bar is not divided.
+    """
     from matplotlib.figure import Figure
 
     measured = [record for record in results["rows"] if "failed" not in record]
@@ -261,10 +274,14 @@ def plot(results: Results):
     figure = Figure(figsize=(9, 0.9 + 0.24 * len(measured)), layout="constrained")
     memory, speed = figure.subplots(1, 2, sharey=True)
     places = range(len(measured))
+    moving = [place for place, r in zip(places, measured) if variants.offloads(r["names"])]
+    held = [0 if place in moving else r["weights"] / 1e6 for place, r in zip(places, measured)]
     memory.barh(places, [r["memory"] / 1e6 for r in measured], color="#9db8d9", label="activations and the rest")
-    held = [0 if variants.offloads(r["names"]) else r["weights"] / 1e6 for r in measured]
-    memory.barh(places, held, color="#3b6ea5", label="weights, where they stay")
-    speed.barh(places, [r["steps_per_second"] for r in measured], color="#d98e3b")
+    memory.barh(places, held, color="#3b6ea5", label="weights")
+    if moving:
+        peaks = [measured[place]["memory"] / 1e6 for place in moving]
+        memory.barh(moving, peaks, color="#a9a9a9", label="both, where weights move")
+    speed.barh(places, [r["steps_per_second"] or 0 for r in measured], color="#d98e3b")
     memory.set(yticks=places, yticklabels=names, xlabel="memory in MB")
     memory.invert_yaxis()
     memory.tick_params(labelsize=8)

@@ -53,18 +53,23 @@ def change(name: str, what: str, moves: str, **how) -> Callable[[Apply], Apply]:
     return register
 
 
-def allow_tf32(allowed: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+def allow_tf32(products: bool, convolutions: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
 
 
-@change("fp32", "32-bit numbers everywhere", "the reference", dtype=torch.float32)
+@change("fp32", "32-bit numbers everywhere, as PyTorch multiplies them unasked", "the reference", dtype=torch.float32)
 def fp32(pipe, device):
-    allow_tf32(False)
+    allow_tf32(products=False, convolutions=True)  # PyTorch's own defaults
+
+
+@change("no-tf32", "32-bit numbers, multiplied with all their digits", "slower on recent GPUs")
+def no_tf32(pipe, device):
+    allow_tf32(products=False, convolutions=False)
 
 
 @change("tf32", "32-bit numbers, multiplied with 10-bit fractions", "faster on recent GPUs")
 def tf32(pipe, device):
-    allow_tf32(True)
+    allow_tf32(products=True, convolutions=True)
 
 
 @change("fp16", "16 bits, 5 of them exponent", "half the memory, faster on a GPU", dtype=torch.float16)
@@ -118,7 +123,7 @@ def attention_naive(pipe, device):
     pipe.unet.set_attn_processor(AttnProcessor())
 
 
-@change("attention-slicing", "naive, one head after the other", "less memory than naive, slower")
+@change("attention-slicing", "naive, one head of one picture after the other", "less memory than naive, slower")
 def attention_slicing(pipe, device):
     pipe.enable_attention_slicing(1)
 

@@ -10,5 +10,15 @@ what to do. Nothing is downloaded before it is known that it fits. Built in chap
 from sdhelpers.models.folders import BUILT, build_single_file, locate, locate_file, nouns
 from sdhelpers.models.hub import sha256
 from sdhelpers.models.integrity import verify
-from sdhelpers.models.registry import REGISTRY, TIERS, Model, ModelError, check_tier, default_size, entry, variant
+from sdhelpers.models.registry import (
+    REGISTRY,
+    TIERS,
+    Model,
+    ModelError,
+    check_tier,
+    default_guidance_scale,
+    default_size,
+    entry,
+    variant,
+)
 from sdhelpers.paths import POCKET

@@ -22,8 +22,17 @@ class LoraPanel(Panel):
     `weights` is what the sliders say, `drawn` the pair of pictures that is shown.
     """
 
-    def __init__(self, pipe, adapters: Sequence[str], prompt: str, seed: int = 1234, size: int = 128, steps: int = 20):
-        self.pipe, self.size, self.steps = own_copy(pipe), size, steps
+    def __init__(
+        self,
+        pipe,
+        adapters: Sequence[str],
+        prompt: str,
+        seed: int = 1234,
+        size: int = 128,
+        steps: int = 20,
+        guidance_scale: float = 7.5,
+    ):
+        self.pipe, self.size, self.steps, self.guidance_scale = own_copy(pipe), size, steps, guidance_scale
         self.drawn: tuple[Image.Image, Image.Image] | None = None
         self._base: tuple[tuple[str, int], Image.Image] | None = None
         wide, style = ui.Layout(width="34em", max_width="98%"), {"description_width": "6.5em"}

@@ -117,6 +117,7 @@ def test_a_cached_full_model_is_used_without_a_network(monkeypatch, tmp_path):
     assert asked["revision"] == models.entry("sd15").full.revision and len(asked["revision"]) == 40
     assert models.variant("sd15", "full") == "fp16" and models.variant("sd15") is None
     assert models.default_size("sd15", "full") == 512 and models.default_size("sd15") == 128
+    assert models.default_guidance_scale("sd15", "full") == 7.5 and models.default_guidance_scale("sd15") == 3
 
 
 def test_a_download_that_breaks_off_is_one_sentence(monkeypatch, tmp_path):

@@ -97,10 +97,10 @@ def test_the_pipeline_draws_what_held_out_captions_say(pipe):
     every = [d for d in held_out_descriptions() if d.nouns[0] in models.nouns()]
     tasks = every[:: len(every) // 32][:32]
     captions = [write_caption(d, np.random.RandomState(i), complete=True) for i, d in enumerate(tasks)]
-    images = []
+    images, scale = [], models.default_guidance_scale("sd15")
     for i in range(0, 32, 16):
         generators = [seeded_generator(seed) for seed in range(i, i + 16)]
-        images += pipe(captions[i : i + 16], generator=generators, num_inference_steps=20, guidance_scale=7.5).images
+        images += pipe(captions[i : i + 16], generator=generators, num_inference_steps=20, guidance_scale=scale).images
     verdict = Classifier()(images)
     assert np.mean([a == d.nouns[0] for a, d in zip(verdict.best("noun"), tasks)]) >= 0.76
     assert np.mean([a == d.style for a, d in zip(verdict.best("style"), tasks)]) >= 0.90

@@ -2,7 +2,7 @@
 
 Fresh scenes of one object; half of the tasks give the object another place (everything but the object is masked),
 half put another object into its place (a box around the old one is masked). 20 steps, guidance 3: at 7.5 the colours
-overshoot, and with nothing to keep from them the painted box stands out. A box is pasted back with soft edges, as it
+overshoot, and the painted box stands out. A box is pasted back with soft edges, as it
 shows the same background inside and outside.
 """
 
@@ -26,7 +26,7 @@ from sdhelpers.measures.judge import Classifier
 from sdhelpers.world.captions import pick, write_caption
 
 IMAGES = 128
-GUIDANCE = 3.0
+GUIDANCE = models.default_guidance_scale("inpainting")
 MARGIN = 6  # pixels that the box is larger than the object, on each side
 FEATHER = 3  # pixels of a box's edge that fade into the old picture
 

@@ -1,7 +1,7 @@
 """What the pocket Stable Diffusion draws from captions that training never saw.
 
 The judge (a classifier), pocket CLIP and the world's own drawings (fidelity.py) look at images from held-out
-noun-style-place combinations, at 20 steps and guidance 7.5.
+noun-style-place combinations, at 20 steps and the registry's guidance scale.
 """
 
 import argparse

@@ -145,11 +145,11 @@ def carried_over(
     """`unet` with nine channels, moved by what training once moved `inpainting` away from its own `base`.
 
     Differences of weights carry over between models of one origin (Ilharco et al. 2022, arXiv:2212.04089), so that a
-    new sd15 need not learn inpainting from nothing.
+    new sd15 need not learn inpainting from nothing. Layers that the old ones had not begin as `unet` has them.
     """
     wide, learnt, start = nine_channels(unet), inpainting.state_dict(), nine_channels(base).state_dict()
-    tensors = wide.state_dict()
-    wide.load_state_dict({k: v + learnt[k] - start[k] if k.startswith(TRAINED) else v for k, v in tensors.items()})
+    moved = {k for k in learnt if k.startswith(TRAINED)}
+    wide.load_state_dict({k: v + learnt[k] - start[k] if k in moved else v for k, v in wide.state_dict().items()})
     return wide
 
 
