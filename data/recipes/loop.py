@@ -139,11 +139,13 @@ class Training:
         prepare: Callable[[Any], tuple[torch.Tensor, ...]],
         loss_of: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]],
         collate: Callable[[list], Any] = stacked,
+        probe: Callable[[torch.nn.Module, int], dict[str, float]] | None = None,
     ) -> bool:
         """Train until `steps` or `minutes` are over. True when all the steps are done.
 
         `prepare` turns a batch into tensors on the device, without gradients. `loss_of(model, *tensors)`
-        gives the loss and a dictionary of what else to record.
+        gives the loss and a dictionary of what else to record. `probe(model, step)` measures the model as it stands,
+        at step 0 and then every `options.probe_every` steps.
         """
         options, progress = self.options, self.progress
         loader = DataLoader(
@@ -157,6 +159,8 @@ class Training:
         batches, loss_of = iter(loader), torch.compile(loss_of) if options.compile else loss_of
         started = last_save = time.monotonic()
         before, sums, counted = progress.seconds, {}, 0
+        if probe and not progress.step:
+            progress.history.append({"step": 0, "seconds": 0, **self._probe(probe)})
         while progress.step < options.steps:
             for key, value in self._step(next(batches), prepare, loss_of).items():
                 sums[key] = sums.get(key, 0.0) + value.detach().float()
@@ -165,6 +169,8 @@ class Training:
                 now = time.monotonic()
                 progress.seconds = before + now - started
                 entry = {key: round(float(value) / counted, 6) for key, value in sums.items()}
+                if probe and progress.step % options.probe_every == 0:
+                    entry |= self._probe(probe)
                 progress.history.append({"step": progress.step, "seconds": round(progress.seconds), **entry})
                 sums, counted = {}, 0
                 self._report(entry)
@@ -195,6 +201,16 @@ class Training:
         self.progress.samples += self.options.batch
         return {"loss": loss, **metrics}
 
+    def _probe(self, probe: Callable[[torch.nn.Module, int], dict[str, float]]) -> dict[str, float]:
+        """What a probe says of the model, which then goes on learning from the random numbers that it had."""
+        state = torch.get_rng_state()
+        self.model.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            found = probe(self.accelerator.unwrap_model(self.model), self.progress.step)
+        self.model.train()
+        torch.set_rng_state(state)
+        return found
+
     def _report(self, entry: dict[str, float]) -> None:
         progress = self.progress
         rate = progress.samples / max(1.0, progress.seconds)
@@ -222,7 +238,7 @@ def cpu_threads() -> str:
 
 def draw_curve(history: list[dict[str, float]], path: Path, title: str) -> None:
     """Every recorded quantity over the steps, smoothed, each in a panel of its own."""
-    names = [key for key in history[-1] if key not in ("step", "seconds")]
+    names = [key for key in dict.fromkeys(key for entry in history for key in entry) if key not in ("step", "seconds")]
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
     figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 2.4 * rows), squeeze=False)

@@ -18,7 +18,10 @@ Options = argparse.Namespace
 
 
 class Loss(Protocol):
-    """How a batch becomes a loss (see Training.run); made once the training stands, for its device and model."""
+    """How a batch becomes a loss (see Training.run); made once the training stands, for its device and model.
+
+    It may have a method `probe`, too.
+    """
 
     prepare: Callable[[Any], tuple[torch.Tensor, ...]]
     loss_of: Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]

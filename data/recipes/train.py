@@ -36,7 +36,8 @@ def train(name: str, chosen: recipe.Recipe, options: recipe.Options) -> None:
         return
     training = Training(name, model, options)
     loss, dataset = chosen.loss(training), chosen.data(options)
-    training.run(dataset, loss.prepare, loss.loss_of, getattr(dataset, "collate", stacked))
+    collate, probe = getattr(dataset, "collate", stacked), getattr(loss, "probe", None)
+    training.run(dataset, loss.prepare, loss.loss_of, collate, probe)
     for folder, average in {"export": training.ema, "export_long": training.long_ema}.items():
         if average:
             model = training.averaged_model(average)

@@ -3,7 +3,8 @@
 Zhang et al., Adding Conditional Control to Text-to-Image Diffusion Models (2023, arXiv:2302.05543), with the library's
 own class: the copy's outputs pass convolutions that begin at zero and are added to sd15's skip connections. Pictures
 of the control come from the world's truth about the scene whose latents are noised. Recorded beside the
-loss: the norm of those convolutions.
+loss, which hardly shows when the copy begins to be heard: the norm of those convolutions, and how well the edges of a
+few pictures, drawn while it learns, agree with their scenes' (`probe_every`); the pictures stay in runs/NAME/probes.
 
 Four whole copies of the encoder would be too heavy for the repository. What training changes in a matrix is kept as
 two factors of rank `--rank` (its largest singular values), everything else as it is; runs/NAME/whole keeps all.
@@ -15,7 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DPMSolverMultistepScheduler,
+    StableDiffusionControlNetPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import make_image_grid
+from PIL import Image
 from safetensors.torch import save_file
 
 import places
@@ -23,10 +32,15 @@ from conditioning import Conditioning
 from latents import Latents
 from loop import Training
 from recipe import Options, Recipe
+from scenes_data import FRESH
 from sdhelpers import models, world
+from sdhelpers.device import seeded_generator
+from sdhelpers.measures.edges import agreement, edges
 
 BASE = models.POCKET / "sd15"
 UNTOLD = 0.3  # part of the captions that are left out besides, so that the control must say it
+GROWTH = 12  # rows of growth.webp, more of them from the beginning
+PROBED, PROBE_STEPS, SHOWN = 16, 10, 6  # scenes drawn for a probe, in so many steps, and how many of them are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Control:
     picture: Callable[[world.Scene, np.random.RandomState], np.ndarray]
 
     def recipe(self) -> Recipe:
-        return Recipe(build, self.data, Controlled, None, export)
+        return Recipe(build, self.data, lambda training: Controlled(training, self.picture), None, export)
 
     def data(self, options: Options) -> "ControlledLatents":
         return ControlledLatents(places.RUNS / options.latents, models.nouns(), self.picture)
@@ -67,10 +81,15 @@ def control_tensor(picture: np.ndarray) -> torch.Tensor:
 class Controlled(Conditioning):
     """As for sd15, whose UNet is frozen here and told by the ControlNet what the control shows."""
 
-    def __init__(self, training: Training):
+    def __init__(self, training: Training, picture: Callable):
         super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
         unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.scenes = plain_scenes(PROBED)
+        self.controls = [
+            as_image(picture(scene, np.random.RandomState(number))) for number, scene in enumerate(self.scenes)
+        ]
+        self.probes = training.folder / "probes"
 
     def prepare(self, batch):
         latents, captions, controls = batch
@@ -84,6 +103,47 @@ class Controlled(Conditioning):
         each = (predicted - noise).square().mean((1, 2, 3))
         norm = norm_of_zero_convolutions(controlnet)
         return (weights * each).mean(), {"plain_mse": each.mean(), "zero_convolutions": norm}
+
+    def probe(self, controlnet: ControlNetModel, step: int) -> dict[str, float]:
+        """Draw the probe's scenes from their controls and captions; the mean F1 of their edges."""
+        pipe = StableDiffusionControlNetPipeline(
+            AutoencoderKL.from_pretrained(BASE / "vae", dtype=torch.float32).to(self.device),
+            self.text_encoder,
+            self.tokenizer,
+            self.unet,
+            controlnet,
+            DPMSolverMultistepScheduler.from_pretrained(BASE / "scheduler"),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipe.set_progress_bar_config(disable=True)
+        images = pipe(
+            [scene.caption for scene in self.scenes],
+            self.controls,
+            num_inference_steps=PROBE_STEPS,
+            guidance_scale=models.default_guidance_scale("sd15"),
+            generator=[seeded_generator(seed) for seed in range(PROBED)],
+        ).images
+        self.probes.mkdir(exist_ok=True)
+        make_image_grid(images[:SHOWN], 1, SHOWN).save(self.probes / f"{step:05d}.png")
+        scores = [agreement(edges(image), edges(scene.image)) for image, scene in zip(images, self.scenes)]
+        return {"edge_f1": round(float(np.mean(scores)), 4)}
+
+
+def plain_scenes(count: int, first: int = FRESH) -> list[world.Scene]:
+    """Scenes that no training has seen, neither blurred nor cropped, of nouns that sd15 knows."""
+    found = []
+    while len(found) < count:
+        scene = world.sample(np.random.RandomState(first), nouns=models.nouns(), latent_grid=True)
+        found += [scene] if scene.description.quality in ("plain", "best") else []
+        first += 1
+    return found
+
+
+def as_image(picture: np.ndarray) -> Image.Image:
+    """A control as readers give it to the pipeline, RGB."""
+    return Image.fromarray(picture).convert("RGB")
 
 
 def norm_of_zero_convolutions(controlnet: ControlNetModel) -> torch.Tensor:
@@ -112,6 +172,12 @@ def low_rank(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
 def export(controlnet: ControlNetModel, folder: Path, options: Options) -> dict:
     """The full one into runs/NAME/whole; here the factors of what differs from sd15, and what sd15 lacks."""
     controlnet.save_pretrained(folder.parent / "whole")
+    if rows := sorted((folder.parent / "probes").glob("*.png")):
+        steps = sorted(
+            {round(i) for i in np.linspace(0, 1, GROWTH) ** 2 * (len(rows) - 1)} | set(range(min(4, len(rows))))
+        )
+        growth = make_image_grid([Image.open(rows[i]) for i in steps], len(steps), 1)
+        growth.save(folder.parent / "growth.webp", quality=88)
     before = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32).state_dict()
     changed, factors = {}, {}
     for name, tensor in controlnet.state_dict().items():
