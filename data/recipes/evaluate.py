@@ -30,14 +30,18 @@ def own_evaluation(name: str) -> ModuleType | None:
     return importlib.import_module(f"evaluations.{name}") if found else None
 
 
-def scores_of_parts(name: str) -> dict[str, dict]:
-    """What the recipes of a model's parts say of what is shipped, for each part that they can score."""
+def scores_of_parts(name: str, images: int | None) -> dict[str, dict]:
+    """What the recipes of a model's parts say of what is shipped, for each part that they can score.
+
+    `images`: how many are drawn, where that is an option of the part.
+    """
     folder, scores = models.locate(name), {}
     for part in models.entry(name).parts:
         module = recipe.module(part)
         if module.RECIPE.score:
             place = folder / part if (folder / part).is_dir() else folder
             options = stages.options(part, arguments=["--init", str(place)])
+            options.images = images or getattr(options, "images", None)
             scores[part] = module.RECIPE.score(module.RECIPE.build(options).eval(), options)
     return scores
 
@@ -51,7 +55,7 @@ def evaluate(name: str, options: argparse.Namespace, own: ModuleType | None) -> 
         card |= {"scores": result.scores} | ({"notes": result.notes} if result.notes else {})
     else:
         result = Result({})
-        for part, scores in scores_of_parts(name).items():
+        for part, scores in scores_of_parts(name, options.images).items():
             card["parts"][part]["scores"] = scores
     print(json.dumps(all_scores(card), indent=1))
     if options.save:
@@ -71,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = stages.parser_of(f"evaluate {name}", own.__doc__ if own else __doc__)
     parser.add_argument("--save", action="store_true", help="write the scores to the card, and the contact sheets")
     parser.add_argument("--sheet", type=Path, help="folder for the contact sheets")
+    parser.add_argument("--images", type=int, default=getattr(own, "IMAGES", None), help="how many to draw")
     if own:
-        parser.add_argument("--images", type=int, default=own.IMAGES)
         getattr(own, "add_options", lambda parser: None)(parser)
     evaluate(name, parser.parse_args(rest), own)

@@ -205,7 +205,7 @@ class Training:
         """What a probe says of the model, which then goes on learning from the random numbers that it had."""
         state = torch.get_rng_state()
         self.model.eval()
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad():
             found = probe(self.accelerator.unwrap_model(self.model), self.progress.step)
         self.model.train()
         torch.set_rng_state(state)

@@ -19,9 +19,13 @@ def agreement(found: np.ndarray, wanted: np.ndarray, tolerance: int = 1) -> floa
     """
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
-    precision = found[_near(wanted, tolerance)].sum() / found.sum()
-    recall = wanted[_near(found, tolerance)].sum() / wanted.sum()
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    precise, complete = recall(wanted, found, tolerance), recall(found, wanted, tolerance)
+    return 2 * precise * complete / (precise + complete) if precise + complete else 0.0
+
+
+def recall(found: np.ndarray, wanted: np.ndarray, tolerance: int = 1) -> float:
+    """Part of the wanted edge pixels, 0 to 1, with a found one within `tolerance` pixels; 1 when none is wanted."""
+    return float(wanted[_near(found, tolerance)].sum() / wanted.sum()) if wanted.any() else 1.0
 
 
 def _near(edge_map: np.ndarray, tolerance: int) -> np.ndarray:

@@ -16,28 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DPMSolverMultistepScheduler,
-    StableDiffusionControlNetPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.utils import make_image_grid
 from PIL import Image
 from safetensors.torch import save_file
 
 import places
 from conditioning import Conditioning
+from controlled import BASE, Measure, as_image, draw, edge_f1, mean, obedience, pipeline, plain_scenes
 from latents import Latents
 from loop import Training
 from recipe import Options, Recipe
-from scenes_data import FRESH
 from sdhelpers import models, world
-from sdhelpers.device import seeded_generator
-from sdhelpers.measures.edges import agreement, edges
 
-BASE = models.POCKET / "sd15"
 UNTOLD = 0.3  # part of the captions that are left out besides, so that the control must say it
 GROWTH = 12  # rows of growth.webp, more of them from the beginning
 PROBED, PROBE_STEPS, SHOWN = 16, 10, 6  # scenes drawn for a probe, in so many steps, and how many of them are kept
@@ -45,12 +36,21 @@ PROBED, PROBE_STEPS, SHOWN = 16, 10, 6  # scenes drawn for a probe, in so many s
 
 @dataclasses.dataclass(frozen=True)
 class Control:
-    """One kind of control: its picture of a scene, uint8 [height, width] or [height, width, 3]."""
+    """One kind of control: its picture of a scene, uint8 [height, width] or [height, width, 3].
+
+    `picture` varies as readers vary it and is what training sees, `usual` the one that is scored, by `measure`.
+    """
 
     picture: Callable[[world.Scene, np.random.RandomState], np.ndarray]
+    usual: Callable[[world.Scene], np.ndarray]
+    name: str
+    measure: Measure
 
     def recipe(self) -> Recipe:
-        return Recipe(build, self.data, lambda training: Controlled(training, self.picture), None, export)
+        return Recipe(build, self.data, lambda training: Controlled(training, self.usual), self.score, export)
+
+    def score(self, controlnet: ControlNetModel, options: Options) -> dict:
+        return obedience(controlnet, self.usual, self.name, self.measure, options.images)
 
     def data(self, options: Options) -> "ControlledLatents":
         return ControlledLatents(places.RUNS / options.latents, models.nouns(), self.picture)
@@ -81,14 +81,12 @@ def control_tensor(picture: np.ndarray) -> torch.Tensor:
 class Controlled(Conditioning):
     """As for sd15, whose UNet is frozen here and told by the ControlNet what the control shows."""
 
-    def __init__(self, training: Training, picture: Callable):
+    def __init__(self, training: Training, usual: Callable):
         super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
         unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.scenes = plain_scenes(PROBED)
-        self.controls = [
-            as_image(picture(scene, np.random.RandomState(number))) for number, scene in enumerate(self.scenes)
-        ]
+        self.controls = [as_image(usual(scene)) for scene in self.scenes]
         self.probes = training.folder / "probes"
 
     def prepare(self, batch):
@@ -105,45 +103,12 @@ class Controlled(Conditioning):
         return (weights * each).mean(), {"plain_mse": each.mean(), "zero_convolutions": norm}
 
     def probe(self, controlnet: ControlNetModel, step: int) -> dict[str, float]:
-        """Draw the probe's scenes from their controls and captions; the mean F1 of their edges."""
-        pipe = StableDiffusionControlNetPipeline(
-            AutoencoderKL.from_pretrained(BASE / "vae", dtype=torch.float32).to(self.device),
-            self.text_encoder,
-            self.tokenizer,
-            self.unet,
-            controlnet,
-            DPMSolverMultistepScheduler.from_pretrained(BASE / "scheduler"),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-        pipe.set_progress_bar_config(disable=True)
-        images = pipe(
-            [scene.caption for scene in self.scenes],
-            self.controls,
-            num_inference_steps=PROBE_STEPS,
-            guidance_scale=models.default_guidance_scale("sd15"),
-            generator=[seeded_generator(seed) for seed in range(PROBED)],
-        ).images
+        """Draw the probe's scenes from their controls and captions, keep a few, and measure their edges."""
+        captions = [scene.caption for scene in self.scenes]
+        images = draw(pipeline(controlnet, self.unet), captions, self.controls, PROBE_STEPS)
         self.probes.mkdir(exist_ok=True)
         make_image_grid(images[:SHOWN], 1, SHOWN).save(self.probes / f"{step:05d}.png")
-        scores = [agreement(edges(image), edges(scene.image)) for image, scene in zip(images, self.scenes)]
-        return {"edge_f1": round(float(np.mean(scores)), 4)}
-
-
-def plain_scenes(count: int, first: int = FRESH) -> list[world.Scene]:
-    """Scenes that no training has seen, neither blurred nor cropped, of nouns that sd15 knows."""
-    found = []
-    while len(found) < count:
-        scene = world.sample(np.random.RandomState(first), nouns=models.nouns(), latent_grid=True)
-        found += [scene] if scene.description.quality in ("plain", "best") else []
-        first += 1
-    return found
-
-
-def as_image(picture: np.ndarray) -> Image.Image:
-    """A control as readers give it to the pipeline, RGB."""
-    return Image.fromarray(picture).convert("RGB")
+        return {"edge_f1": mean(edge_f1, self.scenes, images)}
 
 
 def norm_of_zero_convolutions(controlnet: ControlNetModel) -> torch.Tensor:

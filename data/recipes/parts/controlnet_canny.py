@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from controlled import edge_f1
 from parts.controlnet import Control
 from sdhelpers import world
 from sdhelpers.measures.edges import HIGH, LOW, edges
@@ -13,4 +14,9 @@ def picture(scene: world.Scene, rng: np.random.RandomState) -> np.ndarray:
     return 255 * edges(scene.image, round(LOW * factor), round(HIGH * factor)).astype(np.uint8)
 
 
-RECIPE = Control(picture).recipe()
+def usual(scene: world.Scene) -> np.ndarray:
+    """The same with the usual thresholds."""
+    return 255 * edges(scene.image).astype(np.uint8)
+
+
+RECIPE = Control(picture, usual, "edge F1", edge_f1).recipe()

@@ -2,13 +2,14 @@
 
 import numpy as np
 
+from controlled import outlines_found
 from parts.controlnet import Control
 from sdhelpers import world
 
 
-def picture(scene: world.Scene, rng: np.random.RandomState) -> np.ndarray:
-    """The scene's depth in 256 greys."""
+def picture(scene: world.Scene, rng: np.random.RandomState | None = None) -> np.ndarray:
+    """The scene's depth in 256 greys; nothing of it is chance."""
     return np.rint(255 * scene.depth).astype(np.uint8)
 
 
-RECIPE = Control(picture).recipe()
+RECIPE = Control(picture, picture, "outlines found", outlines_found).recipe()
