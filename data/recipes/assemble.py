@@ -88,10 +88,19 @@ def _write_json(path: Path, settings: dict[str, Any]) -> None:
 
 
 def keep_curve(run: str) -> None:
-    """Copy the run's loss curve; what is fitted in one go has none."""
-    places.CURVES.mkdir(exist_ok=True)
-    if (places.RUNS / run / "curve.png").exists():
-        shutil.copy(places.RUNS / run / "curve.png", places.CURVES / f"{run}.png")
+    """Copy the run's loss curve; what is fitted in one go has none. Of a run that was probed, also what was noted.
+
+    The numbers go to curves/RUN.json, the pictures that a probe drew to sheets/way/RUN.webp.
+    """
+    folder = places.RUNS / run
+    kept = {folder / "curve.png": places.CURVES / f"{run}.png"}
+    if (folder / "growth.webp").exists():
+        kept |= {folder / "history.json": places.CURVES / f"{run}.json"}
+        kept |= {folder / "growth.webp": places.SHEETS / "way" / f"{run}.webp"}
+    for source, target in kept.items():
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
 
 
 def card_of(entry: models.Model, exports: dict[str, Path], new: Path, old: dict[str, Any]) -> dict[str, Any]:

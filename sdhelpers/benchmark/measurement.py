@@ -25,6 +25,7 @@ from sdhelpers.compat import run_device
 from sdhelpers.device import best_device, seeded_latents, slowness
 
 PROMPT = "a 3d render of a cat on a beach"
+GUIDANCE = 7.5  # of models that the registry does not know: random weights draw nothing at any scale
 LEARNT = "^_|version$|dtype$|^scaling_factor$"  # settings that change neither layers nor their work
 
 
@@ -54,11 +55,11 @@ class Row:
 
 def wait_for(device: torch.device) -> None:
     """A GPU works on while Python goes ahead: wait for it, or the clock measures nothing."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).synchronize()
 
 
-def draw(pipe, row: Row, meter: MemoryMeter | None = None) -> dict[str, Any]:
+def draw(pipe, row: Row, meter: MemoryMeter | None = None, guidance_scale: float = GUIDANCE) -> dict[str, Any]:
     """Draw one batch; return its times, the first image, and with a meter the peaks of denoising and of decoding."""
     device, ends, peaks = run_device(pipe), [], []
 
@@ -73,6 +74,7 @@ def draw(pipe, row: Row, meter: MemoryMeter | None = None) -> dict[str, Any]:
 
     latents = torch.cat([seeded_latents(pipe, i, row.size, row.size) for i in range(row.batch)])
     settings = {"num_inference_steps": row.steps, "num_images_per_prompt": row.batch, "output_type": "np"}
+    settings |= {"guidance_scale": guidance_scale}
     settings |= {"width": row.size, "height": row.size, "latents": latents.to(device, pipe.unet.dtype)}
     if meter:
         meter.reset()
@@ -111,10 +113,11 @@ def measure_here(model: str, tier: str, row: Row, device: str, threads: int | No
         weights = weight_bytes(pipe)
         variants.prepare(pipe, moving, device)
         gc.collect()
+        scale = models.default_guidance_scale(model, tier) if model in models.REGISTRY else GUIDANCE
         short = dataclasses.replace(row, steps=2)
-        first = draw(pipe, short) if row.warm_up else None
-        metered = draw(pipe, short if row.warm_up and row.repeats else row, meter)
-        drawn = [draw(pipe, row) for _ in range(row.repeats)]
+        first = draw(pipe, short, None, scale) if row.warm_up else None
+        metered = draw(pipe, short if row.warm_up and row.repeats else row, meter, scale)
+        drawn = [draw(pipe, row, None, scale) for _ in range(row.repeats)]
     denoising, decoding = (peak - before for peak in metered["peaks"])
     return {
         "weights": weights,

@@ -28,9 +28,10 @@ from latents import Latents
 from loop import Training
 from recipe import Options, Recipe
 from sdhelpers import models, world
+from sdhelpers.images import labelled_grid
 
 UNTOLD = 0.3  # part of the captions that are left out besides, so that the control must say it
-GROWTH = 12  # rows of growth.webp, more of them from the beginning
+GROWTH = 10  # rows of growth.webp, or fewer
 PROBED, PROBE_STEPS, SHOWN = 16, 10, 6  # scenes drawn for a probe, in so many steps, and how many of them are kept
 
 
@@ -134,15 +135,20 @@ def low_rank(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
     return up.float(), down.float().view(-1, *difference.shape[1:])
 
 
+def film(run: Path) -> None:
+    """growth.webp of a run: what the probes drew, one row a step, more of them from the beginning."""
+    strips = sorted((run / "probes").glob("*.png"))
+    if strips:
+        places_in_time = {round(share * (len(strips) - 1)) for share in np.linspace(0, 1, GROWTH) ** 2}
+        rows = [strips[i] for i in sorted(places_in_time)]
+        sheet = labelled_grid([Image.open(row) for row in rows], [f"step {int(row.stem)}" for row in rows], 1)
+        sheet.save(run / "growth.webp", quality=85)
+
+
 def export(controlnet: ControlNetModel, folder: Path, options: Options) -> dict:
     """The full one into runs/NAME/whole; here the factors of what differs from sd15, and what sd15 lacks."""
     controlnet.save_pretrained(folder.parent / "whole")
-    if rows := sorted((folder.parent / "probes").glob("*.png")):
-        steps = sorted(
-            {round(i) for i in np.linspace(0, 1, GROWTH) ** 2 * (len(rows) - 1)} | set(range(min(4, len(rows))))
-        )
-        growth = make_image_grid([Image.open(rows[i]) for i in steps], len(steps), 1)
-        growth.save(folder.parent / "growth.webp", quality=88)
+    film(folder.parent)
     before = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32).state_dict()
     changed, factors = {}, {}
     for name, tensor in controlnet.state_dict().items():
