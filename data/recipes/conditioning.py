@@ -54,15 +54,17 @@ class Conditioning:
         """Token embeddings [batch, 77, 128]."""
         return self.text_encoder(self.tokens(captions)).last_hidden_state
 
+    even: float = EVEN
+
     def time_steps(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Time steps for a batch, and what each one's error counts.
 
-        The first `EVEN` part lies evenly over all steps: where the signal is the stronger part, min-SNR weights
+        The first `even` part lies evenly over all steps: where the signal is the stronger part, min-SNR weights
         (Hang et al. 2023); where the noise is, plain epsilon weights all but forget the question of what the picture
         shows as a whole, so they grow by 1/sqrt(SNR). The others have log SNR as `LOG_SNR` says, with the weights
         of a loss on the velocity, 1 + 1/SNR: the smaller the noise, the better it must be known.
         """
-        even = even_part(count)
+        even = even_part(count, self.even)
         spread = self._evenly(even)
         steps = len(self.snr)
         snr = self.snr[(spread * steps).long()]
@@ -86,6 +88,6 @@ class Conditioning:
         return (weights * each).mean(), {"plain_mse": each[: even_part(len(each))].mean()}
 
 
-def even_part(count: int) -> int:
+def even_part(count: int, share: float = EVEN) -> int:
     """How many of a batch have evenly spread time steps; they come first."""
-    return max(1, round(EVEN * count))
+    return max(1, round(share * count))

@@ -42,14 +42,13 @@ def pipeline(controlnet: ControlNetModel, unet: UNet2DConditionModel | None = No
 
 
 def draw(pipe, captions: Sequence[str], controls: Sequence, steps: int = STEPS, **arguments) -> list[Image.Image]:
-    """A picture for each caption and control, seed i for the i-th; of several nets, a list of controls each."""
+    """A picture for each caption and its control (of several nets: its list of controls), seed i for the i-th."""
     images = []
     for first in range(0, len(captions), BATCH):
         here = slice(first, first + BATCH)
-        one_net = isinstance(controls[0], Image.Image)
         images += pipe(
             list(captions[here]),
-            list(controls[here]) if one_net else [list(c[here]) for c in controls],
+            list(controls[here]),
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             generator=[seeded_generator(first + i) for i in range(len(captions[here]))],

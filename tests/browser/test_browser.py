@@ -124,6 +124,77 @@ def drop(page, zone, path: Path) -> None:
     zone.dispatch_event("drop", {"dataTransfer": transfer})
 
 
+SKETCH = """
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from sdhelpers import models
+from sdhelpers.panels.sketch import SketchPanel
+
+net = ControlNetModel.from_pretrained(models.locate("controlnet-scribble"))
+pipe = StableDiffusionControlNetPipeline.from_pretrained(models.locate("sd15"), controlnet=net, safety_checker=None)
+SketchPanel(pipe, "a cartoon of a house in a meadow", guidance_scale=3)
+"""
+
+
+HOUSE = (
+    [(0.3, 0.85), (0.3, 0.5), (0.7, 0.5), (0.7, 0.85), (0.3, 0.85)],
+    [(0.25, 0.5), (0.5, 0.2), (0.75, 0.5)],
+)
+
+
+def test_a_reader_draws_with_the_mouse_and_the_picture_follows(lab, browser, tmp_path, artefacts):
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[new_code_cell(SKETCH)], metadata=metadata)
+    nbformat.write(notebook, tmp_path / "notebooks" / "sketch.ipynb")
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    try:
+        page.goto(f"{lab}/lab/tree/sketch.ipynb")
+        page.wait_for_selector(".jp-Notebook", timeout=120_000)
+        run_all_cells(page)
+        panel = page.locator(".sdhelpers-sketch-panel")
+        pad = panel.locator("canvas")
+        pad.wait_for(timeout=120_000)
+        empty = picture_of(panel)
+        for line in (
+            [(0.3, 0.85), (0.3, 0.5), (0.7, 0.5), (0.7, 0.85), (0.3, 0.85)],
+            [(0.25, 0.5), (0.5, 0.2), (0.75, 0.5)],
+        ):
+            before = picture_of(panel)
+            drag(page, pad, line)
+            until(page, lambda before=before: picture_of(panel) != before, "a new picture after the line")
+        drawn = picture_of(panel)
+        assert pad.evaluate("canvas => canvas.getContext('2d').getImageData(64, 26, 1, 1).data[0]") > 200, "the roof"
+        panel.get_by_role("button", name="Clear").click()
+        until(page, lambda: picture_of(panel) == empty, "without lines the first picture again")
+        assert drawn != empty and "Error" not in panel.inner_text()
+    finally:
+        page.screenshot(path=artefacts / "sketch.png")
+
+
+def picture_of(panel) -> str | None:
+    return panel.locator("img").first.get_attribute("src")
+
+
+def drag(page, pad, line: list[tuple[float, float]]) -> None:
+    """Draw a line with the mouse, its points as parts of the pad's side."""
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in line]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=8)
+    page.mouse.up()
+
+
+def until(page, holds, what: str) -> None:
+    """Wait up to a minute for something to become true."""
+    for _ in range(240):
+        if holds():
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(f"not within a minute: {what}")
+
+
 def draw_with_seed(page, panel, seed: int) -> None:
     """Type a seed, click Generate, wait for the new picture."""
     before = panel.locator("img").first.get_attribute("src")

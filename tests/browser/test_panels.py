@@ -20,6 +20,7 @@ PANELS = {
     9: ".sdhelpers-embedding-panel",
     10: ".sdhelpers-prompt-panel",
     12: ".sdhelpers-schedule-panel",
+    13: ".sdhelpers-sketch-panel",
     17: ".sdhelpers-prompt-builder",
 }  # chapter 3's and chapter 19's have tests of their own
 DRIVEN = PANELS if os.environ.get("SDHELPERS_PANELS") == "all" else {1: PANELS[1]}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPSegConfig, CLIPSegForImageSegmentation
 
@@ -153,7 +153,12 @@ def test_the_registry_counts_what_the_other_published_configurations_have():
         checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=768))
     assert count(unet, pipe.vae, pipe.text_encoder) == models.entry("inpainting").full.parameters
     assert count(clipseg) == models.entry("clipseg").full.parameters
+    with torch.device("meta"):
+        copy = ControlNetModel.from_unet(pipe.unet, load_weights_from_unet=False)
     assert count(checker) == models.entry("safety-checker").full.parameters
+    nets = [model.full for name, model in models.REGISTRY.items() if name.startswith("controlnet-")]
+    assert nets and all(count(copy) == net.parameters for net in nets)
+    assert all(0.99 < net.download / (2 * net.parameters) < 1.01 for net in nets)
 
 
 def test_the_chapters_calls_run_on_the_true_shapes():

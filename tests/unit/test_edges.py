@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from sdhelpers.measures.edges import agreement, edges
+from sdhelpers.measures.edges import agreement, edges, recall
 
 maps = arrays(bool, (9, 11))
 
@@ -33,6 +33,13 @@ def test_half_of_a_line_has_all_precision_and_its_share_of_recall():
     wanted[:, 4], half[:5, 4] = True, True
     recall = 6 / 12  # five, and the one that touches them
     assert agreement(half, wanted) == pytest.approx(2 * recall / (1 + recall))
+
+
+def test_recall_asks_only_for_what_is_wanted():
+    wanted, all_over = np.zeros((12, 12), bool), np.ones((12, 12), bool)
+    wanted[:, 4] = True
+    assert recall(all_over, wanted) == 1 > agreement(all_over, wanted)
+    assert recall(wanted, np.zeros_like(wanted)) == 1 and recall(np.zeros_like(wanted), wanted) == 0
 
 
 @given(maps, maps)
