@@ -1,14 +1,17 @@
 """The shipped models are as good as their cards say: the floors of floors.toml, and small measurements anew."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import ControlNetModel, StableDiffusionInpaintPipeline
 
 import fidelity
 import floors
 from artist import decode_again, held_out_tasks
 from card import all_scores, read_card
+from controlled import as_image, draw, edge_f1, mean, outlines_found, pipeline, plain_scenes
 from evaluations.inpainting import paint, paste_back
 from evaluations.inpainting import tasks as inpainting_tasks
 from sdhelpers import models, world
@@ -115,6 +118,21 @@ def test_the_inpainting_model_paints_what_is_asked_for():
     verdict = Classifier()([paste_back(job, image) for job, image in zip(jobs, paint(painter, jobs))])
     assert np.mean([a == job.wanted.place for a, job in zip(verdict.best("place"), jobs)][::2]) >= 0.75
     assert np.mean([a == job.wanted.nouns[0] for a, job in zip(verdict.best("noun"), jobs)][1::2]) >= 0.6
+
+
+@pytest.mark.parametrize("kind", ["canny", "scribble", "depth"])
+def test_a_controlnet_is_obeyed_and_at_scale_0_it_is_not(kind):
+    part = importlib.import_module(f"parts.controlnet_{kind}")
+    measure = edge_f1 if kind == "canny" else outlines_found
+    net = ControlNetModel.from_pretrained(models.locate(f"controlnet-{kind}"), dtype=torch.float32)
+    scenes = plain_scenes(4, FRESH % 2**32)
+    usual = getattr(part, "usual", part.picture)
+    controls = [as_image(usual(scene)) for scene in scenes]
+    obeying, free = (
+        mean(measure, scenes, draw(pipeline(net), [s.caption for s in scenes], controls, 8, **how))
+        for how in ({}, {"controlnet_conditioning_scale": 0.0})
+    )
+    assert obeying > 0.6 and obeying > free + 0.15
 
 
 def test_an_untrained_unet_would_fail_these_tests(pipe):
