@@ -170,8 +170,16 @@ def test_a_reader_draws_with_the_mouse_and_the_picture_follows(lab, browser, tmp
         page.screenshot(path=artefacts / "sketch.png")
 
 
-def picture_of(panel) -> str | None:
-    return panel.locator("img").first.get_attribute("src")
+def picture_of(panel) -> str:
+    """The pixels of the panel's picture; its address is another one after each drawing, whatever is drawn."""
+    return panel.locator("img").first.evaluate(
+        """image => {
+            const canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            canvas.getContext("2d").drawImage(image, 0, 0);
+            return canvas.toDataURL();
+        }"""
+    )
 
 
 def drag(page, pad, line: list[tuple[float, float]]) -> None:
