@@ -91,14 +91,9 @@ MetadataInspector(pipe)
 def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path, artefacts):
     image, data = generate_and_record(pipe, Settings("a cartoon of a cat", num_inference_steps=4), model_source("sd15"))
     picture = save_image(image, data, tmp_path / "cat.png")
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = new_notebook(cells=[new_code_cell(INSPECTOR)], metadata=metadata)
-    nbformat.write(notebook, tmp_path / "notebooks" / "inspector.ipynb")
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
-        page.goto(f"{lab}/lab/tree/inspector.ipynb")
-        page.wait_for_selector(".jp-Notebook", timeout=120_000)
-        run_all_cells(page)
+        run_cell(page, lab, tmp_path / "notebooks" / "inspector.ipynb", INSPECTOR)
         zone = page.locator(".sdhelpers-drop-zone")
         zone.wait_for(timeout=120_000)
         drop(page, zone, picture)
@@ -109,6 +104,15 @@ def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path,
         page.get_by_text("lab.log: This is not a PNG").wait_for(timeout=30_000)
     finally:
         page.screenshot(path=artefacts / "inspector.png")
+
+
+def run_cell(page, lab: str, path: Path, source: str) -> None:
+    """Write a notebook of one cell into JupyterLab's folder, open it and run it."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=metadata), path)
+    page.goto(f"{lab}/lab/tree/{path.name}")
+    page.wait_for_selector(".jp-Notebook", timeout=120_000)
+    run_all_cells(page)
 
 
 def drop(page, zone, path: Path) -> None:
@@ -142,14 +146,9 @@ HOUSE = (
 
 
 def test_a_reader_draws_with_the_mouse_and_the_picture_follows(lab, browser, tmp_path, artefacts):
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = new_notebook(cells=[new_code_cell(SKETCH)], metadata=metadata)
-    nbformat.write(notebook, tmp_path / "notebooks" / "sketch.ipynb")
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     try:
-        page.goto(f"{lab}/lab/tree/sketch.ipynb")
-        page.wait_for_selector(".jp-Notebook", timeout=120_000)
-        run_all_cells(page)
+        run_cell(page, lab, tmp_path / "notebooks" / "sketch.ipynb", SKETCH)
         panel = page.locator(".sdhelpers-sketch-panel")
         pad = panel.locator("canvas")
         pad.wait_for(timeout=120_000)

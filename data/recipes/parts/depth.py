@@ -57,7 +57,10 @@ class Estimating:
 def build(options: Options) -> DPTForDepthEstimation:
     if options.init:
         return DPTForDepthEstimation.from_pretrained(options.init, dtype=torch.float32)
-    return DPTForDepthEstimation(DPTConfig(**options.architecture))
+    model = DPTForDepthEstimation(DPTConfig(**options.architecture))
+    # The answer goes through a ReLU: a head that starts below zero would have no gradient, and stay there.
+    torch.nn.init.constant_(model.head.head[-2].bias, 0.5)
+    return model
 
 
 @torch.no_grad()
