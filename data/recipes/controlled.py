@@ -87,9 +87,14 @@ def mean(measure: Measure, scenes: Sequence[world.Scene], images: Sequence[Image
 
 
 def obedience(
-    controlnet: ControlNetModel, usual: Callable[[world.Scene], np.ndarray], name: str, measure: Measure, count: int
+    controlnet: ControlNetModel,
+    usual: Callable[[world.Scene], np.ndarray],
+    name: str,
+    measure: Measure,
+    count: int,
+    more: dict[str, Measure] | None = None,
 ) -> dict[str, float]:
-    """Scores of a ControlNet over `count` fresh scenes: `measure`, called `name`, at scale 1 and at 0.
+    """Scores of a ControlNet over `count` fresh scenes: `measure`, called `name`, at scale 1 and at 0; `more` at 1.
 
     Beside it what would be luck, another drawing by the world of the same words; the ceiling, the scene itself
     after the VAE; the same without any words; and whether the picture still shows the noun of its caption.
@@ -107,6 +112,7 @@ def obedience(
     return {
         "images": count,
         f"{name}, scale 1": mean(measure, scenes, obeying),
+        **{f"{other}, scale 1": mean(its, scenes, obeying) for other, its in (more or {}).items()},
         f"{name}, scale 1, no words": mean(measure, scenes, silent),
         f"{name}, scale 0": mean(measure, scenes, free),
         f"{name}, another drawing of the same words": mean(measure, scenes, others),

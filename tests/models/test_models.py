@@ -10,9 +10,17 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from transformers import CLIPConfig, CLIPSegConfig, CLIPSegForImageSegmentation
+from transformers import (
+    CLIPConfig,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+)
 
-from published_shapes import UNET, true_sd15
+from published_shapes import DEPTH_ANYTHING_SMALL, UNET, VIT_H, true_sd15
 from sdhelpers import models
 from sdhelpers.models import ModelError, hub
 from sdhelpers.paths import ROOT
@@ -159,6 +167,16 @@ def test_the_registry_counts_what_the_other_published_configurations_have():
     nets = [model.full for name, model in models.REGISTRY.items() if name.startswith("controlnet-")]
     assert nets and all(count(copy) == net.parameters for net in nets)
     assert all(0.99 < net.download / (2 * net.parameters) < 1.01 for net in nets)
+    with torch.device("meta"):
+        tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**VIT_H))
+        depth = DepthAnythingForDepthEstimation(DepthAnythingConfig(**DEPTH_ANYTHING_SMALL))
+    tokens = count(torch.nn.Linear(1024, 4 * 768), torch.nn.LayerNorm(768))
+    keys = [a.to_k.weight.numel() + a.to_v.weight.numel() for n, a in pipe.unet.named_modules() if n.endswith("attn2")]
+    adapter, depths = models.entry("ip-adapter").full, models.entry("depth-estimator").full
+    assert count(tower) + tokens + sum(keys) == adapter.parameters and count(depth) == depths.parameters
+    # The image tower is published in single precision, the adapter in half.
+    assert 0.99 < adapter.download / (4 * count(tower) + 2 * (tokens + sum(keys))) < 1.01
+    assert 0.99 < depths.download / (4 * depths.parameters) < 1.01
 
 
 def test_the_chapters_calls_run_on_the_true_shapes():

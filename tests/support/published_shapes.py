@@ -37,6 +37,31 @@ TEXT = dict(
     projection_dim=768,
 )
 
+VIT_H = dict(  # the image tower of the published IP-Adapter
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_hidden_layers=32,
+    num_attention_heads=16,
+    patch_size=14,
+    image_size=224,
+    projection_dim=1024,
+)
+DEPTH_ANYTHING_SMALL = dict(
+    backbone_config=dict(
+        model_type="dinov2",
+        hidden_size=384,
+        num_attention_heads=6,
+        num_hidden_layers=12,
+        image_size=518,
+        patch_size=14,
+        out_features=["stage3", "stage6", "stage9", "stage12"],
+        reshape_hidden_states=False,
+    ),
+    reassemble_hidden_size=384,
+    fusion_hidden_size=64,
+    neck_hidden_sizes=[48, 96, 192, 384],
+)
+
 
 def true_sd15(device: str) -> StableDiffusionPipeline:
     """Stable Diffusion 1.5's own shapes; on the device "meta" they hold no numbers."""

@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.utils import make_image_grid
-from PIL import Image
 from safetensors.torch import save_file
 
 import places
@@ -26,13 +24,12 @@ from conditioning import Conditioning
 from controlled import BASE, Measure, as_image, draw, edge_f1, mean, obedience, pipeline, plain_scenes
 from latents import Latents
 from loop import Training
+from probes import film, keep_strip
 from recipe import Options, Recipe
 from sdhelpers import models, world
-from sdhelpers.images import labelled_grid
 
 UNTOLD = 0.3  # part of the captions that are left out besides, so that the control must say it
-GROWTH = 10  # rows of growth.webp, or fewer
-PROBED, PROBE_STEPS, SHOWN = 16, 10, 6  # scenes drawn for a probe, in so many steps, and how many of them are kept
+PROBED, PROBE_STEPS = 16, 10  # scenes drawn for a probe, in so many steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Control:
     measure: Measure
 
     def recipe(self) -> Recipe:
-        return Recipe(build, self.data, lambda training: Controlled(training, self.usual), self.score, export)
+        return Recipe(build, self.data, lambda training: Controlled(training, self), self.score, export)
 
     def score(self, controlnet: ControlNetModel, options: Options) -> dict:
         return obedience(controlnet, self.usual, self.name, self.measure, options.images)
@@ -88,13 +85,14 @@ class Controlled(Conditioning):
 
     even = 1.0
 
-    def __init__(self, training: Training, usual: Callable):
+    def __init__(self, training: Training, control: Control):
         super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
         unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.scenes = plain_scenes(PROBED)
-        self.controls = [as_image(usual(scene)) for scene in self.scenes]
-        self.probes = training.folder / "probes"
+        self.controls = [as_image(control.usual(scene)) for scene in self.scenes]
+        self.measures = {"edge_f1": edge_f1} | ({} if control.measure is edge_f1 else {"kept": control.measure})
+        self.run = training.folder
 
     def prepare(self, batch):
         latents, captions, controls = batch
@@ -110,12 +108,11 @@ class Controlled(Conditioning):
         return (weights * each).mean(), {"plain_mse": each.mean(), "zero_convolutions": norm}
 
     def probe(self, controlnet: ControlNetModel, step: int) -> dict[str, float]:
-        """Draw the probe's scenes from their controls and captions, keep a few, and measure their edges."""
+        """Draw the probe's scenes from their controls and captions, keep a few, and measure how well they obey."""
         captions = [scene.caption for scene in self.scenes]
         images = draw(pipeline(controlnet, self.unet), captions, self.controls, PROBE_STEPS)
-        self.probes.mkdir(exist_ok=True)
-        make_image_grid(images[:SHOWN], 1, SHOWN).save(self.probes / f"{step:05d}.png")
-        return {"edge_f1": mean(edge_f1, self.scenes, images)}
+        keep_strip(self.run, step, images)
+        return {name: mean(measure, self.scenes, images) for name, measure in self.measures.items()}
 
 
 def norm_of_zero_convolutions(controlnet: ControlNetModel) -> torch.Tensor:
@@ -139,16 +136,6 @@ def low_rank(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
     root = s[:rank].sqrt()
     up, down = u[:, :rank] * root, root[:, None] * v[:rank]
     return up.float(), down.float().view(-1, *difference.shape[1:])
-
-
-def film(run: Path) -> None:
-    """growth.webp of a run: what the probes drew, one row a step, more of them from the beginning."""
-    strips = sorted((run / "probes").glob("*.png"))
-    if strips:
-        places_in_time = {round(share * (len(strips) - 1)) for share in np.linspace(0, 1, GROWTH) ** 2}
-        rows = [strips[i] for i in sorted(places_in_time)]
-        sheet = labelled_grid([Image.open(row) for row in rows], [f"step {int(row.stem)}" for row in rows], 1)
-        sheet.save(run / "growth.webp", quality=85)
 
 
 def export(controlnet: ControlNetModel, folder: Path, options: Options) -> dict:

@@ -1,11 +1,18 @@
 """The ControlNet of a small copy: the picture itself, with its detail gone."""
 
+import dataclasses
+import functools
+
 import numpy as np
+from diffusers import ControlNetModel
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from controlled import Measure, obedience
 from parts.controlnet import Control
+from recipe import Options
 from sdhelpers import world
+from sdhelpers.measures.pixels import sharpness
 
 
 def smaller(image: Image.Image, times: int) -> Image.Image:
@@ -24,14 +31,39 @@ def picture(scene: world.Scene, rng: np.random.RandomState) -> np.ndarray:
 
 
 def usual(scene: world.Scene) -> np.ndarray:
-    """The same from a quarter."""
-    return enlarged(scene, 4)
+    """The same from a half."""
+    return enlarged(scene, 2)
 
 
-def kept(scene: world.Scene, image: Image.Image) -> float:
-    """PSNR in decibels of the picture reduced to a quarter against the scene reduced likewise."""
-    one, other = (np.asarray(smaller(i, 4), np.float64) for i in (scene.image, image))
-    return float(peak_signal_noise_ratio(one, other, data_range=255))
+def kept(times: int) -> Measure:
+    """PSNR in decibels of the picture reduced to such a part of its side against the scene reduced likewise."""
+
+    def measure(scene: world.Scene, image: Image.Image) -> float:
+        one, other = (np.asarray(smaller(i, times), np.float64) for i in (scene.image, image))
+        return float(peak_signal_noise_ratio(one, other, data_range=255))
+
+    return measure
 
 
-RECIPE = Control(picture, usual, "PSNR of the reduced picture in dB", kept).recipe()
+def gained(times: int) -> Measure:
+    """How many times as sharp as the enlarged control a picture is."""
+
+    def measure(scene: world.Scene, image: Image.Image) -> float:
+        return sharpness(image) / sharpness(Image.fromarray(enlarged(scene, times)))
+
+    return measure
+
+
+def score(controlnet: ControlNetModel, options: Options) -> dict:
+    """From a half and from a quarter of the side: what is kept of the small picture, and the sharpness gained."""
+    scores = {}
+    for times in (2, 4):
+        name, more = f"x{times}: PSNR of the picture reduced again", {f"x{times}: sharpness gained": gained(times)}
+        found = obedience(controlnet, functools.partial(enlarged, times=times), name, kept(times), options.images, more)
+        scores |= {key if key.startswith("x") or key == "images" else f"x{times}: {key}": v for key, v in found.items()}
+    return scores
+
+
+RECIPE = dataclasses.replace(
+    Control(picture, usual, "PSNR of the reduced picture in dB", kept(2)).recipe(), score=score
+)
