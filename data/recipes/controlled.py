@@ -89,33 +89,31 @@ def mean(measure: Measure, scenes: Sequence[world.Scene], images: Sequence[Image
 def obedience(
     controlnet: ControlNetModel,
     usual: Callable[[world.Scene], np.ndarray],
-    name: str,
-    measure: Measure,
+    measures: dict[str, Measure],
     count: int,
-    more: dict[str, Measure] | None = None,
 ) -> dict[str, float]:
-    """Scores of a ControlNet over `count` fresh scenes: `measure`, called `name`, at scale 1 and at 0; `more` at 1.
+    """Scores of a ControlNet over `count` fresh scenes by some measures, at scale 1 and at 0.
 
-    Beside it what would be luck, another drawing by the world of the same words; the ceiling, the scene itself
+    Beside them what would be luck, another drawing by the world of the same words; the ceiling, the scene itself
     after the VAE; the same without any words; and whether the picture still shows the noun of its caption.
     """
     scenes = plain_scenes(count, FRESH + 500_000)
     captions, controls = [s.caption for s in scenes], [as_image(usual(s)) for s in scenes]
     pipe, few = pipeline(controlnet), max(1, count // 4)
     obeying = draw(pipe, captions, controls)
-    free = draw(pipe, captions[:few], controls[:few], controlnet_conditioning_scale=0.0)
-    silent = draw(pipe, [""] * few, controls[:few])
-    others = drawn_by_the_world([scene.description for scene in scenes[:few]], 800_000)
-    after_vae = decode_again(pipe, [scene.image for scene in scenes[:few]])
+    pictures = {
+        "scale 1": obeying,
+        "scale 1, no words": draw(pipe, [""] * few, controls[:few]),
+        "scale 0": draw(pipe, captions[:few], controls[:few], controlnet_conditioning_scale=0.0),
+        "another drawing of the same words": drawn_by_the_world([s.description for s in scenes[:few]], 800_000),
+        "the scene after the VAE": decode_again(pipe, [scene.image for scene in scenes[:few]]),
+    }
+    scores = {
+        f"{name}, {what}": mean(measure, scenes, images)
+        for name, measure in measures.items()
+        for what, images in pictures.items()
+    }
     singles = [i for i, scene in enumerate(scenes) if len(scene.description.nouns) == 1]
     seen = Classifier()([obeying[i] for i in singles]).best("noun")
-    return {
-        "images": count,
-        f"{name}, scale 1": mean(measure, scenes, obeying),
-        **{f"{other}, scale 1": mean(its, scenes, obeying) for other, its in (more or {}).items()},
-        f"{name}, scale 1, no words": mean(measure, scenes, silent),
-        f"{name}, scale 0": mean(measure, scenes, free),
-        f"{name}, another drawing of the same words": mean(measure, scenes, others),
-        f"{name}, the scene after the VAE": mean(measure, scenes, after_vae),
-        "noun right, scale 1": share([noun == scenes[i].description.nouns[0] for noun, i in zip(seen, singles)]),
-    }
+    right = share([noun == scenes[i].description.nouns[0] for noun, i in zip(seen, singles)])
+    return {"images": count, **scores, "noun right, scale 1": right}

@@ -22,6 +22,7 @@ PANELS = {
     12: ".sdhelpers-schedule-panel",
     13: ".sdhelpers-sketch-panel",
     17: ".sdhelpers-prompt-builder",
+    18: ".sdhelpers-reference-panel",
 }  # chapter 3's and chapter 19's have tests of their own
 DRIVEN = PANELS if os.environ.get("SDHELPERS_PANELS") == "all" else {1: PANELS[1]}
 BUTTONS = ("Expand", "Draw", "Draw both")

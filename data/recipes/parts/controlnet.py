@@ -36,19 +36,18 @@ PROBED, PROBE_STEPS = 16, 10  # scenes drawn for a probe, in so many steps
 class Control:
     """One kind of control: its picture of a scene, uint8 [height, width] or [height, width, 3].
 
-    `picture` varies as readers vary it and is what training sees, `usual` the one that is scored, by `measure`.
+    `picture` varies as readers vary it and is what training sees, `usual` the one that is scored, by `measures`.
     """
 
     picture: Callable[[world.Scene, np.random.RandomState], np.ndarray]
     usual: Callable[[world.Scene], np.ndarray]
-    name: str
-    measure: Measure
+    measures: dict[str, Measure]
 
     def recipe(self) -> Recipe:
         return Recipe(build, self.data, lambda training: Controlled(training, self), self.score, export)
 
     def score(self, controlnet: ControlNetModel, options: Options) -> dict:
-        return obedience(controlnet, self.usual, self.name, self.measure, options.images)
+        return obedience(controlnet, self.usual, self.measures, options.images)
 
     def data(self, options: Options) -> "ControlledLatents":
         return ControlledLatents(places.RUNS / options.latents, models.nouns(), self.picture)
@@ -91,7 +90,7 @@ class Controlled(Conditioning):
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.scenes = plain_scenes(PROBED)
         self.controls = [as_image(control.usual(scene)) for scene in self.scenes]
-        self.measures = {"edge_f1": edge_f1} | ({} if control.measure is edge_f1 else {"kept": control.measure})
+        self.measures = {"edge_f1": edge_f1}
         self.run = training.folder
 
     def prepare(self, batch):

@@ -19,4 +19,4 @@ def usual(scene: world.Scene) -> np.ndarray:
     return 255 * edges(scene.image).astype(np.uint8)
 
 
-RECIPE = Control(picture, usual, "edge F1", edge_f1).recipe()
+RECIPE = Control(picture, usual, {"edge F1": edge_f1}).recipe()

@@ -25,4 +25,4 @@ def usual(scene: world.Scene) -> np.ndarray:
     return picture(scene, np.random.RandomState(0))
 
 
-RECIPE = Control(picture, usual, "outlines found", outlines_found).recipe()
+RECIPE = Control(picture, usual, {"outlines found": outlines_found}).recipe()

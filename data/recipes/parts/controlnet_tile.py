@@ -58,12 +58,10 @@ def score(controlnet: ControlNetModel, options: Options) -> dict:
     """From a half and from a quarter of the side: what is kept of the small picture, and the sharpness gained."""
     scores = {}
     for times in (2, 4):
-        name, more = f"x{times}: PSNR of the picture reduced again", {f"x{times}: sharpness gained": gained(times)}
-        found = obedience(controlnet, functools.partial(enlarged, times=times), name, kept(times), options.images, more)
-        scores |= {key if key.startswith("x") or key == "images" else f"x{times}: {key}": v for key, v in found.items()}
+        measures = {"PSNR of the picture reduced again": kept(times), "sharpness gained": gained(times)}
+        found = obedience(controlnet, functools.partial(enlarged, times=times), measures, options.images)
+        scores |= {"images": found.pop("images")} | {f"x{times}: {key}": value for key, value in found.items()}
     return scores
 
 
-RECIPE = dataclasses.replace(
-    Control(picture, usual, "PSNR of the reduced picture in dB", kept(2)).recipe(), score=score
-)
+RECIPE = dataclasses.replace(Control(picture, usual, {}).recipe(), score=score)
