@@ -11,7 +11,7 @@ from parts import ip_adapter, ip_adapter_object, ip_adapter_style
 from sdhelpers import models, world
 from sdhelpers.world import Description
 
-OPTIONS = argparse.Namespace(init=None)
+OPTIONS = argparse.Namespace(init=None, fitted=0)
 OWL = Description(("owl",), "cartoon", "beach")
 REFERENCES = {
     "ip_adapter": ip_adapter.BOTH,
@@ -88,9 +88,20 @@ def test_the_library_reads_the_file_and_scale_0_changes_nothing(unet, tmp_path):
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 
 
+def test_the_projection_begins_with_what_comes_nearest_to_the_words():
+    """What sixty scenes' embeddings are made of by it is nearer to their own words than to another scene's."""
+    embeddings, vectors = ip_adapter.examples(60)
+    assert embeddings.shape[0] == 60 and vectors.shape[:2] == (60, ip_adapter.TOKENS)
+    weights = ip_adapter.fitted(embeddings[:50], vectors[:50])
+    found = embeddings[50:] @ weights["proj.weight"].T + weights["proj.bias"]
+    wanted = vectors[50:].flatten(1)
+    own, others = (found - wanted).square().mean(1), (found - wanted.roll(1, 0)).square().mean(1)
+    assert own.mean() < others.mean()
+
+
 def test_a_second_kind_begins_with_what_the_first_has_learnt(unet, tmp_path):
     ip_adapter.export(unet, tmp_path / "export", ip_adapter.BOTH)
-    begun = ip_adapter.build(argparse.Namespace(init=tmp_path / "export"), ip_adapter_style.STYLE)
+    begun = ip_adapter.build(argparse.Namespace(init=tmp_path / "export", fitted=0), ip_adapter_style.STYLE)
     mine, theirs = (ip_adapter.state_of(u) for u in (unet, begun))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
 

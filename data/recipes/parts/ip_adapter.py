@@ -2,9 +2,12 @@
 
 Ye et al., IP-Adapter: Text Compatible Image Prompt Adapter (2023, arXiv:2308.06721), with the library's own classes:
 beside every cross-attention's keys and values for the words stand a second pair for the picture, begun as copies of
-the first. Everything else is frozen. What the reference shares with what is to be drawn is what the adapter learns to
-carry: here noun and style, in another place and size, so that nothing else of it can help. (ip_adapter_style and
-ip_adapter_object share one of the two alone.) The files have the published layout, for `load_ip_adapter`.
+the first. The picture's embedding becomes tokens by a linear map, begun as the one that comes nearest to the vectors of
+the words for what is seen (`fitted` scenes; 0: by chance, as the published one). Everything else is frozen.
+
+What the reference shares with what is to be drawn is what the adapter learns to carry: here noun and style, in another
+place and size, so that nothing else of it can help. (ip_adapter_style and ip_adapter_object share one of the two
+alone.) The files have the published layout, for `load_ip_adapter`.
 
 Recorded beside the loss, which hardly shows whether the picture is heard: how often the judge finds the reference's
 noun and style in pictures drawn without any words (`probe_every`).
@@ -20,7 +23,7 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusio
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import CLIPConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 import places
 from artist import BATCH, GUIDANCE, STEPS, heads_right, held_out_tasks
@@ -222,17 +225,68 @@ def score(unet: UNet2DConditionModel, reference: Reference, count: int) -> dict[
     return scores
 
 
-def beginning(unet: UNet2DConditionModel, width: int) -> dict[str, dict[str, torch.Tensor]]:
-    """An untrained adapter in the published layout: the words' own keys and values, and a random projection."""
-    inside = unet.config.cross_attention_dim
-    projection, norm = nn.Linear(width, TOKENS * inside), nn.LayerNorm(inside)
-    image_proj = {f"proj.{k}": v for k, v in projection.state_dict().items()}
-    image_proj |= {f"norm.{k}": v for k, v in norm.state_dict().items()}
+def beginning(unet: UNet2DConditionModel, count: int) -> dict[str, dict[str, torch.Tensor]]:
+    """The adapter to begin with, in the published layout: the words' own keys and values, and a fitted projection."""
+    image_proj = fitted(*examples(count)) if count else unfitted()
     layers = {}
     for i, (_, attention) in enumerate(cross_attentions(unet)):
         layers[f"{2 * i + 1}.to_k_ip.weight"] = attention.to_k.weight.detach().clone()
         layers[f"{2 * i + 1}.to_v_ip.weight"] = attention.to_v.weight.detach().clone()
     return {"image_proj": image_proj, "ip_adapter": layers}
+
+
+def unfitted() -> dict[str, torch.Tensor]:
+    """A projection that nobody has taught anything, as the published one began."""
+    width, inside = CLIPConfig.from_pretrained(models.POCKET / "clip").projection_dim, text_width()
+    projection, norm = nn.Linear(width, TOKENS * inside), nn.LayerNorm(inside)
+    named = (("proj", projection), ("norm", norm))
+    return {f"{name}.{k}": v for name, module in named for k, v in module.state_dict().items()}
+
+
+def text_width() -> int:
+    return CLIPTextConfig.from_pretrained(BASE / "text_encoder").hidden_size
+
+
+@torch.no_grad()
+def examples(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image embeddings [count, width] of scenes, and four vectors [count, 4, width] of the words for noun and style.
+
+    The vectors are the text encoder's at the last token of the style and of the noun, at the end, and at the first of
+    the empty places behind it, before the encoder's last scaling.
+    """
+    tower, tokenizer = image_tower().eval(), CLIPTokenizer.from_pretrained(BASE / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32).eval()
+    last = next(module for name, module in encoder.named_modules() if name.endswith("final_layer_norm"))
+    embeddings, vectors = [], []
+    for first in range(0, count, 50):
+        scenes = [one_thing(np.random.RandomState(60_000_000 + n)) for n in range(first, min(count, first + 50))]
+        embeddings.append(tower(torch.stack([to_tensor(scene.image) for scene in scenes])).image_embeds)
+        for scene in scenes:
+            style, noun = with_article(scene.description.style), with_article(scene.description.nouns[0])
+            texts = [style, f"{style} of {noun}"]
+            ends = [len(tokenizer(text).input_ids) - 2 for text in texts]  # where each one's last word ends
+            ids = tokenizer(texts[1], padding="max_length", max_length=77, return_tensors="pt").input_ids
+            states = encoder(ids).last_hidden_state[0]
+            vectors.append((states[[*ends, ends[1] + 1, ends[1] + 2]] - last.bias) / last.weight)
+    return torch.cat(embeddings), torch.stack(vectors)
+
+
+def one_thing(rng: np.random.RandomState) -> world.Scene:
+    """A scene of one object of the nouns that sd15 knows, in some style at some place."""
+    return world.draw(Description((pick(rng, models.nouns()),), pick(rng, STYLES), pick(rng, (*PLACES, *COLOURS))), rng)
+
+
+def fitted(embeddings: torch.Tensor, vectors: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The projection that comes nearest to the words' vectors, by least squares, and the text encoder's last scaling.
+
+    So the adapter begins as a translator from pictures to words that sd15 knows, and learns from there.
+    """
+    ones = torch.cat([embeddings, torch.ones(len(embeddings), 1)], 1).double()
+    solution = torch.linalg.lstsq(ones, vectors.flatten(1).double(), driver="gelsd").solution.float()
+    encoder = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32)
+    last = next(module for name, module in encoder.named_modules() if name.endswith("final_layer_norm"))
+    projection = {"proj.weight": solution[:-1].T.contiguous(), "proj.bias": solution[-1].clone()}
+    return projection | {"norm.weight": last.weight.detach().clone(), "norm.bias": last.bias.detach().clone()}
 
 
 def cross_attentions(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module]]:
@@ -253,7 +307,7 @@ def build(options: Options, reference: Reference) -> UNet2DConditionModel:
     """The adapted UNet: an untrained adapter, or the one in options.init, of this kind or of another."""
     unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
     if not options.init:
-        return adapted(unet, beginning(unet, image_tower().config.projection_dim))
+        return adapted(unet, beginning(unet, options.fitted))
     files = [Path(options.init) / kind.file for kind in (reference, BOTH)]
     return adapted(unet, nested(load_file(next((file for file in files if file.exists()), files[0]))))
 
