@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import (
     CLIPConfig,
@@ -170,7 +171,7 @@ def test_the_registry_counts_what_the_other_published_configurations_have():
     with torch.device("meta"):
         tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**VIT_H))
         depth = DepthAnythingForDepthEstimation(DepthAnythingConfig(**DEPTH_ANYTHING_SMALL))
-    tokens = count(torch.nn.Linear(1024, 4 * 768), torch.nn.LayerNorm(768))
+        tokens = count(IPAdapterPlusImageProjection(1280, 768, 768, depth=4, heads=12, num_queries=16))
     keys = [a.to_k.weight.numel() + a.to_v.weight.numel() for n, a in pipe.unet.named_modules() if n.endswith("attn2")]
     adapter, depths = models.entry("ip-adapter").full, models.entry("depth-estimator").full
     assert count(tower) + tokens + sum(keys) == adapter.parameters and count(depth) == depths.parameters

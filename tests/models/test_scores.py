@@ -1,15 +1,17 @@
 """The shipped models are as good as their cards say: the floors of floors.toml, and small measurements anew."""
 
 import importlib
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionInpaintPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetImg2ImgPipeline, StableDiffusionInpaintPipeline
+from PIL import Image
 
 import fidelity
 import floors
-from artist import decode_again, held_out_tasks
+from artist import decode_again, heads_right, held_out_tasks
 from card import all_scores, read_card
 from controlled import as_image, draw, edge_f1, mean, outlines_found, pipeline, plain_scenes
 from evaluations.inpainting import paint, paste_back
@@ -18,6 +20,7 @@ from sdhelpers import models, world
 from sdhelpers.device import seeded_generator
 from sdhelpers.images import to_tensor
 from sdhelpers.measures import clip
+from sdhelpers.measures.depth import DepthEstimator, order_right
 from sdhelpers.measures.judge import Classifier
 from sdhelpers.measures.pixels import psnr
 from sdhelpers.world.captions import Description, held_out_descriptions, write_caption
@@ -133,6 +136,47 @@ def test_a_controlnet_is_obeyed_and_at_scale_0_it_is_not(kind):
         for how in ({}, {"controlnet_conditioning_scale": 0.0})
     )
     assert obeying > 0.6 and obeying > free + 0.15
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("", ("noun", "style")), ("_style", ("style",)), ("_object", ("noun",))])
+def test_an_ip_adapter_carries_what_it_shall_and_at_scale_0_it_does_not(kind, heads):
+    """Sixteen references that nobody trained on, with the words that each kind is asked with."""
+    part = importlib.import_module(f"parts.ip_adapter{kind}")
+    adapter = importlib.import_module("parts.ip_adapter")
+    reference = {"": "BOTH", "_style": "STYLE", "_object": "OBJECT"}[kind]
+    reference = getattr(part, reference)
+    unet = adapter.build(Namespace(init=models.locate("ip-adapter"), fitted=0), reference).eval()
+    pipe, judge = adapter.pipeline(unet, adapter.image_tower()), Classifier()
+    tasks, references, words = adapter.tasks_of(reference, 16)
+    right = {}
+    for scale in (1.0, 0.0):
+        pipe.set_ip_adapter_scale(scale)
+        right[scale] = heads_right(judge(adapter.draw(pipe, references, words, 8)), tasks)
+    for head in heads:
+        heard, deaf = (np.mean(right[scale][head]) for scale in (1.0, 0.0))
+        assert heard >= 0.6 and heard >= deaf + 0.25, (head, heard, deaf)
+
+
+def test_tile_keeps_the_small_picture_and_without_it_less_is_kept():
+    part = importlib.import_module("parts.controlnet_tile")
+    net = ControlNetModel.from_pretrained(models.locate("controlnet-tile"), dtype=torch.float32)
+    parts = pipeline(net).components
+    pipe = StableDiffusionControlNetImg2ImgPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    scenes = plain_scenes(6, FRESH % 2**32)
+    begun = [Image.fromarray(part.enlarged(scene, 4)) for scene in scenes]
+    with_net, without = (
+        mean(part.kept(4), scenes, part.drawn_from(pipe, scenes, begun, 0.5, scale)) for scale in (1.0, 0.0)
+    )
+    assert with_net > 24 and with_net > without + 2
+
+
+def test_the_depth_estimator_finds_the_order_in_fresh_scenes():
+    scenes = plain_scenes(24, FRESH % 2**32)
+    found = DepthEstimator()([scene.image for scene in scenes])
+    right = np.mean([order_right(f, scene.depth) for f, scene in zip(found, scenes)])
+    luck = np.mean([order_right(f, scene.depth) for f, scene in zip(found[1:], scenes)])
+    assert right >= 0.93 and right > luck + 0.05
 
 
 def test_an_untrained_unet_would_fail_these_tests(pipe):

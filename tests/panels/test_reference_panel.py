@@ -27,7 +27,7 @@ def adapted(fresh):
 
     unet = UNet2DConditionModel.from_pretrained(models.locate("sd15"), subfolder="unet")
     pipe = StableDiffusionPipeline(**fresh.components | {"unet": unet}, requires_safety_checker=False)
-    names = ["ip-adapter_sd15.safetensors", "ip-adapter-style_sd15.safetensors"]
+    names = ["ip-adapter-plus_sd15.safetensors", "ip-adapter-style_sd15.safetensors"]
     pipe.load_ip_adapter(str(models.locate("ip-adapter")), subfolder="models", weight_name=names)
     pipe.set_progress_bar_config(disable=True)
     return pipe

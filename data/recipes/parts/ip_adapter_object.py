@@ -20,5 +20,5 @@ def words(description: Description, caption: str, rng: np.random.RandomState) ->
     return where(description.place, rng) if chance < 0.4 else style_and_place(description, rng)
 
 
-OBJECT = Reference("ip-adapter-object", ("noun",), words, style_and_place)
+OBJECT = Reference("ip-adapter-object", ("noun",), words, style_and_place, lambda shown: [with_article(shown.nouns[0])])
 RECIPE = OBJECT.recipe()

@@ -20,5 +20,5 @@ def words(description: Description, caption: str, rng: np.random.RandomState) ->
     return with_article(description.nouns[0]) if chance < 0.4 else thing_and_place(description, rng)
 
 
-STYLE = Reference("ip-adapter-style", ("style",), words, thing_and_place)
+STYLE = Reference("ip-adapter-style", ("style",), words, thing_and_place, lambda shown: [with_article(shown.style)])
 RECIPE = STYLE.recipe()
