@@ -103,9 +103,13 @@ def test_the_resampler_begins_with_what_comes_nearest_to_the_words():
 
 def test_a_second_kind_begins_with_what_the_first_has_learnt(unet, tmp_path):
     ip_adapter.export(unet, tmp_path / "export", ip_adapter.BOTH)
-    begun = ip_adapter.build(argparse.Namespace(init=tmp_path / "export", fitted=0), ip_adapter_style.STYLE)
+    options = argparse.Namespace(init=tmp_path / "export", fitted=96, run="none of this name")
+    begun = ip_adapter.build(options, ip_adapter_style.STYLE)
     mine, theirs = (ip_adapter.state_of(u) for u in (unet, begun))
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    assert mine.keys() == theirs.keys()
+    same = {name: torch.equal(mine[name], theirs[name]) for name in mine}
+    assert all(same[name] for name in same if name.startswith("ip_adapter.")), "keys and values are kept"
+    assert not same["image_proj.proj_out.weight"], "the resampler is fitted to the words for a style alone"
 
 
 def test_pictures_are_drawn_from_their_own_references(unet):

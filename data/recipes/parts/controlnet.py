@@ -44,7 +44,7 @@ class Control:
     measures: dict[str, Measure]
 
     def recipe(self) -> Recipe:
-        return Recipe(build, self.data, lambda training: Controlled(training, self), self.score, export)
+        return Recipe(build, self.data, lambda training: Controlled(training, self.usual), self.score, export)
 
     def score(self, controlnet: ControlNetModel, options: Options) -> dict:
         return obedience(controlnet, self.usual, self.measures, options.images)
@@ -84,13 +84,12 @@ class Controlled(Conditioning):
 
     even = 1.0
 
-    def __init__(self, training: Training, control: Control):
+    def __init__(self, training: Training, usual: Callable):
         super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
         unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
         self.unet = unet.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.scenes = plain_scenes(PROBED)
-        self.controls = [as_image(control.usual(scene)) for scene in self.scenes]
-        self.measures = {"edge_f1": edge_f1}
+        self.controls = [as_image(usual(scene)) for scene in self.scenes]
         self.run = training.folder
 
     def prepare(self, batch):
@@ -107,11 +106,11 @@ class Controlled(Conditioning):
         return (weights * each).mean(), {"plain_mse": each.mean(), "zero_convolutions": norm}
 
     def probe(self, controlnet: ControlNetModel, step: int) -> dict[str, float]:
-        """Draw the probe's scenes from their controls and captions, keep a few, and measure how well they obey."""
+        """Draw the probe's scenes from their controls and captions, keep a few, and measure their edges."""
         captions = [scene.caption for scene in self.scenes]
         images = draw(pipeline(controlnet, self.unet), captions, self.controls, PROBE_STEPS)
         keep_strip(self.run, step, images)
-        return {name: mean(measure, self.scenes, images) for name, measure in self.measures.items()}
+        return {"edge_f1": mean(edge_f1, self.scenes, images)}
 
 
 def norm_of_zero_convolutions(controlnet: ControlNetModel) -> torch.Tensor:

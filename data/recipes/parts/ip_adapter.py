@@ -51,14 +51,18 @@ FOLDER = "models"  # where in the model's folder the published layout has its fi
 PROBED, PROBE_STEPS = 32, 8  # pictures drawn for a probe, in so many steps
 
 
+Asked = Callable[[Description, np.random.RandomState], str]
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """What a reference has in common with what is to be drawn, and what the words say besides."""
 
+    part: str  # of the recipe
     name: str  # of the file: ip-adapter, and what is added to it
     shared: tuple[str, ...]  # of "noun" and "style"
     words: Callable[[Description, str, np.random.RandomState], str]  # of the target's description and caption
-    asked: Callable[[Description, np.random.RandomState], str]  # the words with which it is scored
+    asked: Asked  # the words with which it is scored
     says: Callable[[Description], list[str]]  # what is shared, in words, part by part
 
     @property
@@ -88,6 +92,16 @@ class Reference:
 def where(place: str, rng: np.random.RandomState) -> str:
     """The words for a place or for a plain background."""
     return pick(rng, PLACE_WORDS[place]) if place in PLACE_WORDS else f"on {with_article(place)} background"
+
+
+def now_and_then(short: Asked, long: Asked) -> Callable[[Description, str, np.random.RandomState], str]:
+    """Words of a training that never say what the reference shows: nothing, the short ones, mostly the long ones."""
+
+    def words(description: Description, caption: str, rng: np.random.RandomState) -> str:
+        chance = rng.random_sample()
+        return "" if chance < 0.2 else short(description, rng) if chance < 0.4 else long(description, rng)
+
+    return words
 
 
 def words_or_place(description: Description, caption: str, rng: np.random.RandomState) -> str:
@@ -365,16 +379,23 @@ def adapted(unet: UNet2DConditionModel, state: dict[str, dict[str, torch.Tensor]
 def build(options: Options, reference: Reference) -> UNet2DConditionModel:
     """The adapted UNet: an untrained adapter, or the one in options.init.
 
-    One of another kind keeps its keys and values, and its resampler is fitted to this kind's words.
+    One of another kind keeps its keys and values, and its resampler is fitted to this kind's words. Nothing is fitted
+    for a training that goes on from its checkpoint.
     """
     unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
     if not options.init:
-        return adapted(unet, beginning(unet, reference, options.fitted))
+        return adapted(unet, beginning(unet, reference, 0 if goes_on(options, reference) else options.fitted))
     own, other = (Path(options.init) / kind.file for kind in (reference, BOTH))
     adapted(unet, nested(load_file(own if own.exists() else other)))
-    if not own.exists() and options.fitted:
+    if not own.exists() and options.fitted and not goes_on(options, reference):
         fit(unet.encoder_hid_proj.image_projection_layers[0].requires_grad_(True), *examples(reference, options.fitted))
     return unet
+
+
+def goes_on(options: Options, reference: Reference) -> bool:
+    """Whether a training has a checkpoint, which will take the place of whatever is built."""
+    run = getattr(options, "run", None) or reference.part
+    return (places.RUNS / run / "checkpoint").exists() and not getattr(options, "fresh", False)
 
 
 def nested(tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
@@ -406,6 +427,7 @@ def export(unet: UNet2DConditionModel, folder: Path, reference: Reference) -> No
 
 
 BOTH = Reference(
+    "ip_adapter",
     "ip-adapter-plus",
     ("noun", "style"),
     words_or_place,

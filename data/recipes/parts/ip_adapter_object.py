@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parts.ip_adapter import Reference, where
+from parts.ip_adapter import Reference, now_and_then, where
 from sdhelpers.world.captions import STYLE_WORDS, Description, pick
 from sdhelpers.world.questions import with_article
 
@@ -12,13 +12,17 @@ def style_and_place(description: Description, rng: np.random.RandomState) -> str
     return f"{with_article(pick(rng, STYLE_WORDS[description.style]))} {where(description.place, rng)}"
 
 
-def words(description: Description, caption: str, rng: np.random.RandomState) -> str:
-    """Nothing, the place alone, or style and place; the object never."""
-    chance = rng.random_sample()
-    if chance < 0.2:
-        return ""
-    return where(description.place, rng) if chance < 0.4 else style_and_place(description, rng)
+def place(description: Description, rng: np.random.RandomState) -> str:
+    """Where to draw it, in any style."""
+    return where(description.place, rng)
 
 
-OBJECT = Reference("ip-adapter-object", ("noun",), words, style_and_place, lambda shown: [with_article(shown.nouns[0])])
+OBJECT = Reference(
+    "ip_adapter_object",
+    "ip-adapter-object",
+    ("noun",),
+    now_and_then(place, style_and_place),
+    style_and_place,
+    lambda shown: [with_article(shown.nouns[0])],
+)
 RECIPE = OBJECT.recipe()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parts.ip_adapter import Reference, where
+from parts.ip_adapter import Reference, now_and_then, where
 from sdhelpers.world.captions import Description
 from sdhelpers.world.questions import with_article
 
@@ -12,13 +12,17 @@ def thing_and_place(description: Description, rng: np.random.RandomState) -> str
     return f"{with_article(description.nouns[0])} {where(description.place, rng)}"
 
 
-def words(description: Description, caption: str, rng: np.random.RandomState) -> str:
-    """Nothing, the thing alone, or the thing in its place; the style never."""
-    chance = rng.random_sample()
-    if chance < 0.2:
-        return ""
-    return with_article(description.nouns[0]) if chance < 0.4 else thing_and_place(description, rng)
+def thing(description: Description, rng: np.random.RandomState) -> str:
+    """What to draw, anywhere."""
+    return with_article(description.nouns[0])
 
 
-STYLE = Reference("ip-adapter-style", ("style",), words, thing_and_place, lambda shown: [with_article(shown.style)])
+STYLE = Reference(
+    "ip_adapter_style",
+    "ip-adapter-style",
+    ("style",),
+    now_and_then(thing, thing_and_place),
+    thing_and_place,
+    lambda shown: [with_article(shown.style)],
+)
 RECIPE = STYLE.recipe()
