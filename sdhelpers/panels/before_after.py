@@ -4,16 +4,13 @@ A slider moves the line between them, two menus choose which ones are shown. All
 a flipbook, so that it lives without a kernel; where scripts are taken out, the sheet of all pictures is seen.
 """
 
-import base64
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
 from sdhelpers.images import labelled_grid
-from sdhelpers.panels.flipbook import COLUMNS, GAP, small_file
+from sdhelpers.panels.sheet import COLUMNS, GAP, alive, small_file
 
 SCRIPT = Path(__file__).with_suffix(".js")
 
@@ -57,12 +54,4 @@ class BeforeAfter:
 
     def _repr_html_(self) -> str:
         """An image of all pictures that makes a slider of itself once it is loaded."""
-        attributes = {
-            "class": "sdhelpers-before-after",
-            "alt": f"{self.pair['title']}: {', '.join(self.pair['labels'])}",
-            "style": "max-width:100%",
-            "data-pair": json.dumps(self.pair),
-            "onload": SCRIPT.read_text(encoding="utf-8"),
-            "src": f"data:image/webp;base64,{base64.b64encode(self.content).decode()}",
-        }
-        return f"<div><img {' '.join(f'{key}={quoteattr(value)}' for key, value in attributes.items())}></div>"
+        return alive("before-after", "pair", self.pair, self.content, SCRIPT)

@@ -5,23 +5,16 @@ without a kernel: in JupyterLab, on nbviewer, in an exported page. Where scripts
 of all pages is seen.
 """
 
-import base64
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 from PIL import Image
 
-from sdhelpers.images import PLOT_COLOURS, labelled_grid
+from sdhelpers.images import labelled_grid
+from sdhelpers.panels.sheet import COLUMNS, GAP, alive, small_file
 
 SCRIPT = Path(__file__).with_suffix(".js")
-COLUMNS = 6  # of the sheet
-GAP = 4  # pixels between its pages, as labelled_grid leaves them
 INTERVAL = 400  # milliseconds that a page stays while the book plays
-WEBP_QUALITIES = (80, 65, 50, 35)
-MOST_BYTES = 120_000  # a stored notebook holds the sheet; the first quality that needs less is taken
 
 
 class Flipbook:
@@ -53,28 +46,4 @@ class Flipbook:
 
     def _repr_html_(self) -> str:
         """An image of all pages that makes a book of itself once it is loaded."""
-        attributes = {
-            "class": "sdhelpers-flipbook",
-            "alt": f"{self.book['title']}: {', '.join(self.book['labels'])}",
-            "style": "max-width:100%",
-            "data-book": json.dumps(self.book),
-            "onload": SCRIPT.read_text(encoding="utf-8"),
-            "src": f"data:image/webp;base64,{base64.b64encode(self.content).decode()}",
-        }
-        return f"<div><img {' '.join(f'{key}={quoteattr(value)}' for key, value in attributes.items())}></div>"
-
-
-def small_file(sheet: Image.Image) -> bytes:
-    """The sheet as a small WebP file: a plot exact but of few colours, pictures as good as MOST_BYTES allow."""
-    if sheet.getcolors(PLOT_COLOURS):
-        exact = to_webp(sheet.quantize(16, dither=Image.Dither.NONE).convert("RGB"), lossless=True, quality=100)
-        if len(exact) <= MOST_BYTES:
-            return exact
-    made = (to_webp(sheet, quality=quality) for quality in WEBP_QUALITIES)
-    return next((file for file in made if len(file) <= MOST_BYTES), None) or to_webp(sheet, quality=WEBP_QUALITIES[-1])
-
-
-def to_webp(image: Image.Image, **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "WEBP", method=4, **options)
-    return file.getvalue()
+        return alive("flipbook", "book", self.book, self.content, SCRIPT)

@@ -21,7 +21,8 @@ from sdhelpers.book.page import page as export
 from sdhelpers.generation import Settings
 from sdhelpers.metadata import save_image
 from sdhelpers.metadata.generation import generate_and_record, model_source
-from sdhelpers.panels.flipbook import GAP, Flipbook
+from sdhelpers.panels.flipbook import Flipbook
+from sdhelpers.panels.sheet import GAP
 
 
 def test_a_reader_runs_chapter_3_and_draws_with_another_seed(lab, browser, artefacts):

@@ -1,4 +1,4 @@
-"""The sheet of the pictures that a before/after slider shows; that it moves is seen in test_browser.py."""
+"""The sheet of the pictures that a before/after slider shows; that it moves is seen in test_slider.py."""
 
 import pytest
 from PIL import Image

@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from beside import COLOURS, pages
-from sdhelpers.panels.flipbook import MOST_BYTES, Flipbook
+from sdhelpers.panels.flipbook import Flipbook
+from sdhelpers.panels.sheet import MOST_BYTES
 
 
 def test_the_sheet_is_small():
