@@ -29,15 +29,24 @@ MOTIONS = {
 }
 FLYING_WORDS = {"left": "flying to the left", "right": "flying to the right", "still": "hovering"}
 CAMERAS = {
-    "zoom in": ("zoom in", "camera zooms in"),
-    "zoom out": ("zoom out", "camera zooms out"),
-    "pan left": ("pan left", "camera pans left"),
-    "pan right": ("pan right", "camera pans right"),
-    "tilt up": ("tilt up", "camera tilts up"),
-    "tilt down": ("tilt down", "camera tilts down"),
-    "roll clockwise": ("roll clockwise", "camera rolls clockwise"),
-    "roll anticlockwise": ("roll anticlockwise", "camera rolls anticlockwise"),
+    "zoom in": ("zoom in", "zooming in"),
+    "zoom out": ("zoom out", "zooming out"),
+    "pan left": ("pan left", "panning left"),
+    "pan right": ("pan right", "panning right"),
+    "tilt up": ("tilt up", "tilting up"),
+    "tilt down": ("tilt down", "tilting down"),
+    "roll clockwise": ("roll clockwise", "rolling clockwise"),
+    "roll anticlockwise": ("roll anticlockwise", "rolling anticlockwise"),
 }
+BACKWARDS = {
+    "left": "right",
+    "rise": "fall",
+    "zoom in": "zoom out",
+    "pan left": "pan right",
+    "tilt up": "tilt down",
+    "roll clockwise": "roll anticlockwise",
+}
+BACKWARDS |= {there: here for here, there in BACKWARDS.items()}  # what a clip shows when it is played from its end
 WINDOW = 0.74  # the camera's smallest part of the picture
 ANGLE = 14.0  # degrees that a roll turns in all
 REACH = 0.30  # of the picture that an object's way takes
@@ -209,14 +218,19 @@ def words_for(noun: str, motion: str, camera: str | None, rng: np.random.RandomS
     return FLYING_WORDS.get(motion, said) if noun in FLYING else said
 
 
-def sample(
-    rng: np.random.RandomState, size: int = 128, frames: int = FRAMES, nouns: Sequence[str] | None = None
-) -> Clip:
-    """A random clip that training may see: half of them with a moving object, half with a moving camera."""
+def plan(rng: np.random.RandomState, nouns: Sequence[str] | None = None) -> tuple[Description, str, str | None]:
+    """What a random clip that training may see holds: half of them a moving object, half a moving camera."""
     while True:
         description = describe(rng, nouns)
         if len(description.nouns) == 1 and description.quality in ("plain", "best"):
             break
     moves = rng.random_sample() < 0.5
     motion = pick(rng, tuple(MOTIONS)) if moves else "still"
-    return draw(description, motion, None if moves else pick(rng, tuple(CAMERAS)), rng, size, frames)
+    return description, motion, None if moves else pick(rng, tuple(CAMERAS))
+
+
+def sample(
+    rng: np.random.RandomState, size: int = 128, frames: int = FRAMES, nouns: Sequence[str] | None = None
+) -> Clip:
+    """A random clip as `plan` chooses it."""
+    return draw(*plan(rng, nouns), rng, size, frames)

@@ -1,0 +1,139 @@
+"""The motion adapter: attention along time between the layers of the frozen sd15, trained on clips of the world.
+
+Guo et al., AnimateDiff (2023, arXiv:2307.04725), with the library's own classes: after each block's layers a small
+transformer lets every place look at the same place in the other frames. Its last layer begins at zero, so that training
+begins with sd15's own pictures, one a frame. The words of motion are new to sd15's text encoder, whose rows for them
+hold one vector that no training has touched: these rows are learnt beside the adapter and are shipped with it in
+words.safetensors, a vector by token, as a textual inversion is kept; nothing else of sd15 changes.
+
+The loss hardly tells when things begin to move, so the clips of some prompts are drawn while it learns (`probe_every`),
+and an optical flow says how far they are from what their words promise.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from clips_data import ClipLatents
+from conditioning import Conditioning
+from loop import Training
+from moving import BASE, draw, pipeline, probed, scores_of, way_off
+from probes import film, keep_strip
+from recipe import Options, Recipe
+from sdhelpers.world import clips
+
+WORDS = "words.safetensors"
+MODULES = "motion_modules."
+
+
+class Moving(torch.nn.Module):
+    """sd15's UNet with motion modules, and the rows of the words of motion, [words, width]; only these learn."""
+
+    def __init__(self, unet: UNetMotionModel, tokens: list[str], ids: list[int], rows: torch.Tensor, size: int):
+        super().__init__()
+        self.unet, self.tokens, self.words = unet, tokens, torch.nn.Parameter(rows)
+        places_of_rows = torch.full((size,), -1)
+        places_of_rows[ids] = torch.arange(len(ids))
+        self.register_buffer("row", places_of_rows)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(f".{MODULES}" in name)
+
+    def read(self, text_encoder: CLIPTextModel, ids: torch.Tensor) -> torch.Tensor:
+        """Token embeddings [batch, 77, width] with this model's own rows for the words of motion."""
+
+        def replaced(module, arguments, vectors):
+            row = self.row[ids][..., None]
+            return torch.where(row >= 0, self.words[row[..., 0].clamp(min=0)].to(vectors.dtype), vectors)
+
+        hook = text_encoder.get_input_embeddings().register_forward_hook(replaced)
+        try:
+            return text_encoder(ids).last_hidden_state
+        finally:
+            hook.remove()
+
+
+def unread(tokenizer: CLIPTokenizer, rows: torch.Tensor) -> tuple[list[str], list[int]]:
+    """Tokens and ids of the words of motion whose rows no training has touched: they all hold the same vector."""
+    phrases = [p for kinds in (clips.MOTIONS, clips.CAMERAS) for said in kinds.values() for p in said]
+    ids = sorted({i for text in (*phrases, *clips.FLYING_WORDS.values()) for i in tokenizer(text).input_ids[1:-1]})
+    (untouched, _), *_ = Counter(tuple(row[:8].tolist()) for row in rows).most_common(1)
+    ids = [i for i in ids if tuple(rows[i, :8].tolist()) == untouched]
+    return tokenizer.convert_ids_to_tokens(ids), ids
+
+
+def build(options: Options) -> Moving:
+    unet = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
+    rows = CLIPTextModel.from_pretrained(BASE / "text_encoder", dtype=torch.float32).get_input_embeddings().weight.data
+    tokens, ids = unread(tokenizer, rows)
+    if options.init:
+        adapter = MotionAdapter.from_pretrained(options.init, dtype=torch.float32)
+        kept = load_file(Path(options.init) / WORDS)
+        begun = torch.stack([kept[token].float() for token in tokens])
+    else:
+        channels = tuple(unet.config.block_out_channels)
+        adapter = MotionAdapter(channels, 1, motion_num_attention_heads=options.heads, use_motion_mid_block=False)
+        begun = rows[ids] + 0.5 * rows.std() * torch.randn(len(ids), rows.shape[1])
+    moving = UNetMotionModel.from_unet2d(unet, adapter)
+    if not options.init:
+        for name, module in moving.named_modules():
+            if MODULES in name and name.endswith(".proj_out"):
+                torch.nn.init.zeros_(module.weight)
+                torch.nn.init.zeros_(module.bias)
+    return Moving(moving, tokens, ids, begun.clone(), len(rows))
+
+
+class Clips(Conditioning):
+    """As for sd15, of whole clips: each has one time step and each of its frames a noise of its own.
+
+    All time steps are spread evenly: what moves where is settled where the noise is strong.
+    """
+
+    even = 1.0
+
+    def __init__(self, training: Training):
+        super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
+        self.text_encoder.requires_grad_(False)
+        self.run, self.frames = training.folder, training.options.frames
+
+    def prepare(self, batch):
+        latents, captions = batch
+        latents = latents.to(self.device)  # [batch, frames, 4, 16, 16]
+        noise = torch.randn_like(latents)
+        timesteps, weights = self.time_steps(len(latents))
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        return noisy.transpose(1, 2), noise.transpose(1, 2), timesteps, self.tokens(captions), weights
+
+    def loss_of(self, model: Moving, noisy, noise, timesteps, ids, weights):
+        text_embeddings = model.read(self.text_encoder, ids).repeat_interleave(noisy.shape[2], 0)
+        predicted = model.unet(noisy, timesteps, text_embeddings).sample.float()
+        each = (predicted - noise).square().mean((1, 2, 3, 4))
+        return (weights * each).mean(), {"plain_mse": each.mean()}
+
+    def probe(self, model: Moving, step: int) -> dict[str, float]:
+        """Draw clips of some kinds of motion, keep the first frames and the last, and measure how things move."""
+        tasks = probed()
+        drawn = draw(pipeline(model), tasks, self.frames, steps=8)
+        keep_strip(self.run, step, [frame for clip in drawn[:3] for frame in (clip[0], clip[-1])])
+        return {"flow_error": float(np.mean([way_off(clip, task) for clip, task in zip(drawn, tasks)]))}
+
+
+def score(model: Moving, options: Options) -> dict[str, float]:
+    return scores_of(pipeline(model), options.images, options.frames)
+
+
+def export(model: Moving, folder: Path, options: Options) -> dict:
+    """The adapter as the library's `MotionAdapter` loads it, and the rows of the words of motion."""
+    film(folder.parent)
+    rows = {token: row.detach().half().contiguous() for token, row in zip(model.tokens, model.words)}
+    model.unet.half().save_motion_modules(folder)
+    save_file(rows, folder / WORDS, metadata={"format": "pt"})
+    return {"frames": options.frames}
+
+
+RECIPE = Recipe(build, lambda options: ClipLatents(options.clips, options.frames), Clips, score, export)
