@@ -1,7 +1,7 @@
 """Clips drawn by the frozen sd15 with motion modules from held-out prompts, and how well they move."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -160,3 +160,24 @@ def scores_of(pipe: AnimateDiffPipeline, count: int, frames: int) -> dict[str, f
         "difference of neighbours, drawn by the world": round(float(np.mean([differences(c) for c in ceiling])), 4),
         "difference of independent pictures": round(float(np.mean([differences(clip) for clip in seconds])), 4),
     }
+
+
+def scores_of_loras(
+    pipe: AnimateDiffPipeline, count: int, frames: int, listen_to: Callable[[str], None]
+) -> dict[str, float]:
+    """For each movement of the camera, clips of prompts that say nothing of it, that move as its LoRA promises.
+
+    Beside each how many of the same prompts and seeds do so without any LoRA.
+    """
+    scores: dict[str, float] = {"clips": count, "frames": frames}
+    cameras = tuple(clips.CAMERAS)
+    tasks = tasks_of(count // len(cameras), told=False)
+    pipe.unet.disable_adapters()
+    without = [motion.named(clip) for clip in draw(pipe, tasks, frames)]
+    pipe.unet.enable_adapters()
+    for camera in cameras:
+        listen_to(camera)
+        drawn = draw(pipe, tasks, frames)
+        scores[camera] = share([motion.named(clip) == camera for clip in drawn])
+        scores[f"{camera}, without the LoRA"] = share([kind == camera for kind in without])
+    return scores

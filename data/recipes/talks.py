@@ -82,10 +82,13 @@ def one_question(number: int, kind: str, nouns: Sequence[str] | None = None) -> 
 
 
 class Talks(Dataset):
-    """Conversation number i."""
+    """Conversation number i; with `count`, the first so many over and over."""
+
+    def __init__(self, count: int = 0):
+        self.count = count
 
     def __getitem__(self, number: int) -> Talk:
-        return talk(number)
+        return talk(number % self.count if self.count else number)
 
     collate = staticmethod(list)
 

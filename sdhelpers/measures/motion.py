@@ -1,6 +1,7 @@
-"""What moves in a clip, and which way, by an optical flow that knows nothing of how it was made. Built in chapter 14."""
+"""What moves in a clip, and which way, by an optical flow that knows nothing of its making. Built in chapter 14."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import cv2
@@ -26,11 +27,11 @@ def flow(before: Image.Image, after: Image.Image) -> np.ndarray:
 
 def flows(frames: Sequence[Image.Image]) -> np.ndarray:
     """From each frame to the next, [frames - 1, height, width, 2]."""
-    return np.stack([flow(a, b) for a, b in zip(frames, frames[1:])])
+    return np.stack([flow(a, b) for a, b in itertools.pairwise(frames)])
 
 
 def texture(frame: Image.Image) -> np.ndarray:
-    """How much a flow can be trusted, [height, width]: how steep the picture is there; a plain surface tells nothing."""
+    """How much a flow can be trusted, [height, width]: how steep the picture is; a plain surface tells nothing."""
     grey = cv2.GaussianBlur(np.asarray(frame.convert("L"), np.float32), (0, 0), 1.5)
     return np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
 

@@ -200,4 +200,4 @@ def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options)
     processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(), loss, score, export)
+RECIPE = Recipe(build, lambda options: talks.Talks(options.scenes), loss, score, export)

@@ -174,4 +174,4 @@ def export(model: LlavaForConditionalGeneration, folder: Path, options: Options)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(), loss, score, export)
+RECIPE = Recipe(build, lambda options: talks.Talks(options.scenes), loss, score, export)

@@ -29,7 +29,7 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 TEXT_ATTENTION = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-def config(rank: int, alpha: float, modules: list[str], **patterns: dict) -> LoraConfig:
+def config(rank: int, alpha: float, modules: list[str] | str, **patterns: dict) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, init_lora_weights="gaussian", **patterns)
 
 
