@@ -139,7 +139,8 @@ def assemble(name: str, runs: dict[str, str]) -> None:
     if not entry.shares:
         prove(entry, new)
     for part in entry.parts:
-        keep_curve(runs.get(part, part))
+        for run in {runs.get(part, part), *(stage.get("run", part) for stage in stages.stages(part))}:
+            keep_curve(run)
     write_card(new, card_of(entry, exports, new, read_card(folder)))
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clips_data import ClipLatents
-from conditioning import Conditioning
+from conditioning import Conditioning, even_part
 from loop import Training
 from moving import BASE, draw, pipeline, probed, scores_of, way_off
 from probes import film, keep_strip
@@ -29,6 +29,7 @@ from sdhelpers.world import clips
 
 WORDS = "words.safetensors"
 MODULES = "motion_modules."
+STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
 
 
 class Moving(torch.nn.Module):
@@ -78,7 +79,7 @@ def build(options: Options) -> Moving:
     else:
         channels = tuple(unet.config.block_out_channels)
         adapter = MotionAdapter(channels, 1, motion_num_attention_heads=options.heads, use_motion_mid_block=False)
-        begun = rows[ids] + 0.5 * rows.std() * torch.randn(len(ids), rows.shape[1])
+        begun = rows[(rows - rows[ids[0]]).abs().amax(1) > 0].std() * torch.randn(len(ids), rows.shape[1])
     moving = UNetMotionModel.from_unet2d(unet, adapter)
     if not options.init:
         for name, module in moving.named_modules():
@@ -91,10 +92,12 @@ def build(options: Options) -> Moving:
 class Clips(Conditioning):
     """As for sd15, of whole clips: each has one time step and each of its frames a noise of its own.
 
-    All time steps are spread evenly: what moves where is settled where the noise is strong.
+    What moves where is settled where the noise is strongest, and the words alone can tell it there: a little less noise,
+    and the frames themselves show it. So a quarter of the time steps is spread evenly and the others lie in the last
+    `STRONGEST` part of them, weighted as a loss on the clean latents is.
     """
 
-    even = 1.0
+    even = 0.25
 
     def __init__(self, training: Training):
         super().__init__(BASE / "tokenizer", BASE / "text_encoder", training.device)
@@ -109,11 +112,20 @@ class Clips(Conditioning):
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
         return noisy.transpose(1, 2), noise.transpose(1, 2), timesteps, self.tokens(captions), weights
 
+    def time_steps(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As for sd15 for the evenly spread ones; the others drawn from the strongest noise."""
+        even = even_part(count, self.even)
+        timesteps, weights = super().time_steps(count)
+        steps = len(self.snr)
+        strong = (steps * (1 - STRONGEST * torch.rand(count - even, device=self.device))).long().clamp(max=steps - 1)
+        strong_weights = STRONG_WEIGHT / self.snr[strong]
+        return torch.cat([timesteps[:even], strong]), torch.cat([weights[:even], strong_weights])
+
     def loss_of(self, model: Moving, noisy, noise, timesteps, ids, weights):
         text_embeddings = model.read(self.text_encoder, ids).repeat_interleave(noisy.shape[2], 0)
         predicted = model.unet(noisy, timesteps, text_embeddings).sample.float()
         each = (predicted - noise).square().mean((1, 2, 3, 4))
-        return (weights * each).mean(), {"plain_mse": each.mean()}
+        return (weights * each).mean(), {"plain_mse": each[: even_part(len(each), self.even)].mean()}
 
     def probe(self, model: Moving, step: int) -> dict[str, float]:
         """Draw clips of some kinds of motion, keep the first frames and the last, and measure how things move."""
