@@ -20,13 +20,20 @@ INTERVAL = 400  # milliseconds that a page stays while the book plays
 class Flipbook:
     """One picture at a time with its label; a slider, called by `description`, and a play button turn the pages.
 
-    Raises ValueError when there are no images or not one label an image.
+    On the sheet of all pages `columns` of them stand beside each other. Raises ValueError when there are no images or
+    not one label an image.
     """
 
-    def __init__(self, images: Sequence[Image.Image], labels: Sequence[str], description: str = "page"):
+    def __init__(
+        self,
+        images: Sequence[Image.Image],
+        labels: Sequence[str],
+        description: str = "page",
+        columns: int = COLUMNS,
+    ):
         if not images or len(images) != len(labels):
             raise ValueError(f"A flipbook needs images and one label each; got {len(images)} and {len(labels)}.")
-        columns = min(COLUMNS, len(images))
+        columns = min(columns, len(images))
         sheet = labelled_grid(images, labels, columns)
         rows = -(-len(images) // columns)
         self.content = small_file(sheet)

@@ -2,7 +2,7 @@
 
 JupyterLab, chapter 3, all cells, another seed, another picture; then a picture dropped on chapter 19's inspector;
 and the page that `run --open` shows, without a network, with a flipbook: turned to its first, middle and last page,
-played, and where no script may run.
+played, and where no script may run; and a player of clips, its speed and its loop.
 """
 
 import io
@@ -22,6 +22,7 @@ from sdhelpers.generation import Settings
 from sdhelpers.metadata import save_image
 from sdhelpers.metadata.generation import generate_and_record, model_source
 from sdhelpers.panels.flipbook import Flipbook
+from sdhelpers.panels.player import Player
 from sdhelpers.panels.sheet import GAP
 
 
@@ -307,3 +308,69 @@ def test_where_no_script_may_run_all_pages_are_seen(browser, stored):
     places = [(GAP + i % 6 * (60 + GAP) + 30, GAP + i // 6 * (seen.height - GAP) // 2 + 20) for i in range(7)]
     assert all(near(seen.getpixel(place), name) for place, name in zip(places, COLOURS))
     assert "red, green" in tab.locator("img.sdhelpers-flipbook").first.get_attribute("alt")
+
+
+# The player, a flipbook with a speed and a loop
+
+
+@pytest.fixture
+def playing(browser, tmp_path):
+    """An exported page with a player of two clips, without a kernel and without a network."""
+    player = Player([pages(COLOURS[:3], (64, 64)), pages(COLOURS[3:6], (64, 64))], ["one", "other"], 20)
+    output = new_output("execute_result", {"text/html": player._repr_html_(), "text/plain": repr(player)})
+    notebook = store.clean(new_notebook(cells=[new_code_cell("Player(clips, labels)", outputs=[output])]))
+    nbformat.write(notebook, tmp_path / "player.ipynb")
+    file = tmp_path / "player.html"
+    file.write_text(export(tmp_path / "player.ipynb"), encoding="utf-8")
+    context = browser.new_context(offline=True)
+    tab, errors = context.new_page(), []
+    tab.on("pageerror", lambda error: errors.append(error))
+    tab.goto(file.as_uri())
+    tab.get_by_label("frame", exact=True).wait_for()
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def colours_side_by_side(tab) -> list[tuple[int, ...]]:
+    """The middles of the two clips as they are seen."""
+    shown = tab.locator("div:has(> img.sdhelpers-flipbook)").first
+    seen = Image.open(io.BytesIO(shown.screenshot())).convert("RGB")
+    return [seen.getpixel((GAP + left + 32, GAP + 32)) for left in (0, 64 + GAP)]
+
+
+def test_a_player_stands_still_until_it_is_played(playing):
+    playing.wait_for_timeout(300)
+    assert playing.get_by_label("frame", exact=True).input_value() == "0"
+    assert playing.get_by_title("play").inner_text() == "▶"
+
+
+def test_both_clips_of_a_player_show_the_same_frame(playing):
+    for number in (2, 1):
+        playing.get_by_label("frame", exact=True).fill(str(number))
+        for colour, name in zip(colours_side_by_side(playing), (COLOURS[number], COLOURS[3 + number])):
+            assert near(colour, name)
+
+
+def test_a_player_plays_over_and_over_until_the_loop_is_off(playing):
+    slider, play = playing.get_by_label("frame", exact=True), playing.get_by_title("play")
+    slider.fill("1")
+    play.click()
+    playing.wait_for_function("() => document.querySelector('input[type=range]').value === '0'")
+    assert play.inner_text() != "▶", "after the last frame comes the first"
+    playing.get_by_label("loop").uncheck()
+    playing.wait_for_function("() => document.querySelector('button[title=play]').textContent === '▶'")
+    assert slider.input_value() == "2", "without the loop it ends with the last frame"
+
+
+def test_the_speed_of_a_player_can_be_changed_while_it_plays(playing):
+    pace = playing.get_by_label("frames a second")
+    assert (pace.get_attribute("min"), pace.get_attribute("max"), pace.input_value()) == ("1", "24", "20")
+    playing.get_by_title("play").click()
+    pace.fill("1")
+    assert playing.get_by_text("1 a second", exact=True).count() == 1
+    playing.wait_for_timeout(100)
+    before = playing.get_by_label("frame", exact=True).input_value()
+    playing.wait_for_timeout(400)
+    assert playing.get_by_label("frame", exact=True).input_value() == before, "a frame stays for a second"
+    assert playing.get_by_title("play").inner_text() != "▶"
