@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-import stages
 import torch
-from clips_data import ClipLatents
 from diffusers import AnimateDiffPipeline, MotionAdapter
-from moving import BASE, draw, pipeline, tasks_of, way_off
-from parts import motion, motion_loras
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+import stages
+from clips_data import ClipLatents
+from moving import BASE, draw, pipeline, tasks_of, way_off
+from parts import motion, motion_loras
 from sdhelpers.world import clips
 
 
@@ -63,7 +63,7 @@ def test_a_clip_is_drawn_once_and_played_both_ways(options, tmp_path, monkeypatc
     forwards = torch.from_numpy(data.latents(1))
     backwards = [torch.equal(latents, forwards.flip(0)) for latents, _ in played]
     assert 0 < sum(backwards) < 8 and len(list(tmp_path.rglob("*.npy"))) == 1
-    description, kind, camera, _ = data.plan(1)
+    _, kind, camera, _ = data.plan(1)
     words = {*clips.MOTIONS[kind], *clips.FLYING_WORDS.values()} if camera is None else set(clips.CAMERAS[camera])
     told = [any(word in caption for word in words) for _, caption in played]
     assert any(told) and not all(told)

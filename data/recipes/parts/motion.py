@@ -92,9 +92,9 @@ def build(options: Options) -> Moving:
 class Clips(Conditioning):
     """As for sd15, of whole clips: each has one time step and each of its frames a noise of its own.
 
-    What moves where is settled where the noise is strongest, and the words alone can tell it there: a little less noise,
-    and the frames themselves show it. So a quarter of the time steps is spread evenly and the others lie in the last
-    `STRONGEST` part of them, weighted as a loss on the clean latents is.
+    What moves where is settled where the noise is strongest, and the words alone can tell it there: a little less
+    noise, and the frames themselves show it. So a quarter of the time steps is spread evenly and the others lie in the
+    last `STRONGEST` part of them, weighted as a loss on the clean latents is.
     """
 
     even = 0.25
