@@ -17,7 +17,7 @@ UNTOLD = 0.25  # part of the captions that do not say what moves
 
 
 class ClipLatents(Dataset):
-    """Scaled latents [frames, 4, 16, 16] and caption of clip `number`, over and over `count` clips.
+    """Scaled latents [frames, 4, 16, 16], caption, and the kind of motion that it tells, of clip number % `count`.
 
     `cameras`: only clips of these, and of what moves nothing is said. Latents are kept in runs/clips.
     """
@@ -51,12 +51,13 @@ class ClipLatents(Dataset):
         if not self.cameras and rng.random_sample() < 0.5:
             latents, motion = latents[::-1].copy(), clips.BACKWARDS.get(motion, motion)
             camera = clips.BACKWARDS.get(camera, camera)
-        return torch.from_numpy(latents), self.caption(description, motion, camera, rng)
+        return torch.from_numpy(latents), *self.caption(description, motion, camera, rng)
 
-    def caption(self, description, motion: str, camera: str | None, rng: np.random.RandomState) -> str:
+    def caption(self, description, motion: str, camera: str | None, rng: np.random.RandomState) -> tuple[str, str]:
+        """A caption, and which kind of motion it tells of, or nothing."""
         if rng.random_sample() < EMPTY_CAPTIONS:
-            return ""
+            return "", ""
         caption = write_caption(description, rng)
         if self.cameras or rng.random_sample() < UNTOLD:
-            return caption
-        return f"{caption}, {clips.words_for(description.nouns[0], motion, camera, rng)}"
+            return caption, ""
+        return f"{caption}, {clips.words_for(description.nouns[0], motion, camera, rng)}", camera or motion

@@ -61,11 +61,12 @@ def test_a_clip_is_drawn_once_and_played_both_ways(options, tmp_path, monkeypatc
     data = ClipLatents(8, 3)
     played = [data[8 * i + 1] for i in range(8)]
     forwards = torch.from_numpy(data.latents(1))
-    backwards = [torch.equal(latents, forwards.flip(0)) for latents, _ in played]
+    backwards = [torch.equal(latents, forwards.flip(0)) for latents, _, _ in played]
     assert 0 < sum(backwards) < 8 and len(list(tmp_path.rglob("*.npy"))) == 1
     _, kind, camera, _ = data.plan(1)
     words = {*clips.MOTIONS[kind], *clips.FLYING_WORDS.values()} if camera is None else set(clips.CAMERAS[camera])
-    told = [any(word in caption for word in words) for _, caption in played]
+    told = [any(word in caption for word in words) for _, caption, _ in played]
+    assert told == [bool(kind) for _, _, kind in played]
     assert any(told) and not all(told)
 
 
@@ -75,7 +76,7 @@ def test_a_step_lowers_the_loss(model, options, text_encoder):
     torch.manual_seed(0)
     noisy, noise = torch.randn(1, 4, 3, 16, 16), torch.randn(1, 4, 3, 16, 16)
     ids = CLIPTokenizer.from_pretrained(BASE / "tokenizer")(["an owl, jumping"], return_tensors="pt").input_ids
-    batch = noisy, noise, torch.tensor([400]), ids, torch.ones(1)
+    batch = noisy, noise, torch.tensor([400]), ids, torch.ones(1), torch.tensor([motion.KINDS.index("jump")])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     before, _ = teacher.loss_of(model, *batch)
     before.backward()
@@ -131,6 +132,6 @@ def test_each_movement_learns_alone_and_has_a_file(loras, tmp_path):
 def test_a_batch_is_of_one_movement(tmp_path, monkeypatch):
     monkeypatch.setattr("places.RUNS", tmp_path)
     data = motion_loras.InTurn(16, 2, 2)
-    cameras = [data[number][2] for number in range(16)]
+    cameras = [data[number][3] for number in range(16)]
     assert cameras[::2] == cameras[1::2] == list(clips.CAMERAS)
     assert {data.plan(clip)[2] for clip in range(8)} == set(clips.CAMERAS)

@@ -6,15 +6,21 @@ begins with sd15's own pictures, one a frame. The words of motion are new to sd1
 hold one vector that no training has touched: these rows are learnt beside the adapter and are shipped with it in
 words.safetensors, a vector by token, as a textual inversion is kept; nothing else of sd15 changes.
 
+Left to the loss alone the words are not heard for a long time: a module that does not listen gives no reason to speak
+up, and a word that does not speak none to listen. So a line (`listener`, which is not shipped) must tell the kinds of
+motion from what the modules are given, and this, too, teaches the rows.
+
 The loss hardly tells when things begin to move, so the clips of some prompts are drawn while it learns (`probe_every`),
 and an optical flow says how far they are from what their words promise.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -28,6 +34,8 @@ from recipe import Options, Recipe
 from sdhelpers.world import clips
 
 WORDS = "words.safetensors"
+KINDS = (*clips.MOTIONS, *clips.CAMERAS)
+LISTENED = 0.05  # what it counts that the words are told apart
 MODULES = "motion_modules."
 STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
 
@@ -41,6 +49,8 @@ class Moving(torch.nn.Module):
         places_of_rows = torch.full((size,), -1)
         places_of_rows[ids] = torch.arange(len(ids))
         self.register_buffer("row", places_of_rows)
+        self.modules_of_motion = [m for n, m in unet.named_modules() if n.rpartition(".")[0].endswith("motion_modules")]
+        self.listener = torch.nn.Linear(sum(m.norm.num_channels for m in self.modules_of_motion), len(KINDS))
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(f".{MODULES}" in name)
 
@@ -56,6 +66,27 @@ class Moving(torch.nn.Module):
             return text_encoder(ids).last_hidden_state
         finally:
             hook.remove()
+
+    def told_apart(self, kinds: torch.Tensor, forward: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and how badly a line tells the kinds of motion from what the modules are given.
+
+        Of `kinds`, [batch], those below 0 do not count: their captions say nothing of the motion.
+        """
+        heard = []
+        hooks = [
+            m.register_forward_pre_hook(lambda _, arguments: heard.append(arguments[0].float().mean((2, 3))))
+            for m in self.modules_of_motion
+        ]
+        try:
+            output = forward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        heard = torch.cat(heard, 1).view(len(kinds), -1, self.listener.in_features).mean(1)
+        told = kinds >= 0
+        if not told.any():
+            return output, heard.sum() * 0
+        return output, F.cross_entropy(self.listener(heard[told]), kinds[told])
 
 
 def unread(tokenizer: CLIPTokenizer, rows: torch.Tensor) -> tuple[list[str], list[int]]:
@@ -105,12 +136,13 @@ class Clips(Conditioning):
         self.run, self.frames = training.folder, training.options.frames
 
     def prepare(self, batch):
-        latents, captions = batch
+        latents, captions, kinds = batch
         latents = latents.to(self.device)  # [batch, frames, 4, 16, 16]
         noise = torch.randn_like(latents)
         timesteps, weights = self.time_steps(len(latents))
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        return noisy.transpose(1, 2), noise.transpose(1, 2), timesteps, self.tokens(captions), weights
+        told = torch.tensor([KINDS.index(kind) if kind else -1 for kind in kinds], device=self.device)
+        return noisy.transpose(1, 2), noise.transpose(1, 2), timesteps, self.tokens(captions), weights, told
 
     def time_steps(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """As for sd15 for the evenly spread ones; the others drawn from the strongest noise."""
@@ -121,11 +153,12 @@ class Clips(Conditioning):
         strong_weights = STRONG_WEIGHT / self.snr[strong]
         return torch.cat([timesteps[:even], strong]), torch.cat([weights[:even], strong_weights])
 
-    def loss_of(self, model: Moving, noisy, noise, timesteps, ids, weights):
+    def loss_of(self, model: Moving, noisy, noise, timesteps, ids, weights, kinds):
         text_embeddings = model.read(self.text_encoder, ids).repeat_interleave(noisy.shape[2], 0)
-        predicted = model.unet(noisy, timesteps, text_embeddings).sample.float()
-        each = (predicted - noise).square().mean((1, 2, 3, 4))
-        return (weights * each).mean(), {"plain_mse": each[: even_part(len(each), self.even)].mean()}
+        predicted, confused = model.told_apart(kinds, lambda: model.unet(noisy, timesteps, text_embeddings).sample)
+        each = (predicted.float() - noise).square().mean((1, 2, 3, 4))
+        plain = each[: even_part(len(each), self.even)].mean()
+        return (weights * each).mean() + LISTENED * confused, {"words_confused": confused, "plain_mse": plain}
 
     def probe(self, model: Moving, step: int) -> dict[str, float]:
         """Draw clips of some kinds of motion, keep the first frames and the last, and measure how things move."""

@@ -69,12 +69,12 @@ class InTurn(ClipLatents):
 
 class OneMovement(motion.Clips):
     def prepare(self, batch):
-        latents, captions, cameras = batch
-        return *super().prepare((latents, captions)), cameras[0]
+        *told, cameras = batch
+        return *super().prepare(told), cameras[0]
 
-    def loss_of(self, model: WithLoras, noisy, noise, timesteps, ids, weights, camera: str):
+    def loss_of(self, model: WithLoras, noisy, noise, timesteps, ids, weights, kinds, camera: str):
         model.listen_to(camera)
-        return super().loss_of(model, noisy, noise, timesteps, ids, weights)
+        return super().loss_of(model, noisy, noise, timesteps, ids, weights, kinds)
 
     probe = None
 
