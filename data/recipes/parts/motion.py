@@ -141,6 +141,7 @@ class Clips(Conditioning):
         noise = torch.randn_like(latents)
         timesteps, weights = self.time_steps(len(latents))
         noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        noisy, noise = self.blinded(latents, noisy, noise, timesteps)
         told = torch.tensor([KINDS.index(kind) if kind else -1 for kind in kinds], device=self.device)
         return noisy.transpose(1, 2), noise.transpose(1, 2), timesteps, self.tokens(captions), weights, told
 
@@ -152,6 +153,20 @@ class Clips(Conditioning):
         strong = (steps * (1 - STRONGEST * torch.rand(count - even, device=self.device))).long().clamp(max=steps - 1)
         strong_weights = STRONG_WEIGHT / self.snr[strong]
         return torch.cat([timesteps[:even], strong]), torch.cat([weights[:even], strong_weights])
+
+    def blinded(self, latents, noisy, noise, timesteps) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every second one of the strongly noised clips is given as noise alone, with what then is to be predicted.
+
+        Even at the last time step a trace of the clip is left, and in many frames together it shows what goes where, so
+        that training never needs the words. Drawing begins with noise alone.
+        """
+        blind = torch.arange(len(latents), device=self.device) >= even_part(len(latents), self.even)
+        blind &= torch.arange(len(latents), device=self.device) % 2 == 1
+        kept = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1, 1)
+        alone = torch.randn_like(noise)
+        implied = (alone - kept.sqrt() * latents) / (1 - kept).sqrt()
+        blind = blind.view(-1, 1, 1, 1, 1)
+        return torch.where(blind, alone, noisy), torch.where(blind, implied, noise)
 
     def loss_of(self, model: Moving, noisy, noise, timesteps, ids, weights, kinds):
         text_embeddings = model.read(self.text_encoder, ids).repeat_interleave(noisy.shape[2], 0)
