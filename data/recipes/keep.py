@@ -4,8 +4,7 @@
     python data/recipes keep data/recipes/kept/unet2.npz --like data/pocket/sd15/unet       # writes runs/unet2/kept
 
 Differences are rounded to whole numbers from -31 to 31 with one scale a row, tensors that the shipped folder lacks to
-float16. Without `--like` the weights themselves are rounded. Good to go on from (`--init
-data/recipes/runs/unet2/kept`), not to be shipped.
+float16. Good to go on from (`--init data/recipes/runs/unet2/kept`), not to be shipped.
 """
 
 import argparse
@@ -21,41 +20,26 @@ from places import RECIPES, RUNS
 
 LEVELS = 31
 SCALE = "scale of "  # before a tensor's name: its rows' scales
-MODEL = "diffusion_pytorch_model"  # how the file or files of a library's model begin
 
 
 def tensors_in(folder: Path) -> dict[str, np.ndarray]:
-    """All weights of a folder, float32; before names in other files than the model's own stands the file's."""
+    """All weights of a folder, float32."""
     found = {}
     for path in sorted(folder.glob("*.safetensors")):
-        before = "" if path.name.startswith(MODEL) else f"{path.name}/"
-        found |= {before + name: tensor.astype(np.float32) for name, tensor in load_file(path).items()}
+        found |= {name: tensor.astype(np.float32) for name, tensor in load_file(path).items()}
     return found
 
 
-def in_files(tensors: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """The tensors by the file that they belong to, as `tensors_in` named them."""
-    files: dict[str, dict[str, np.ndarray]] = {}
-    for name, tensor in tensors.items():
-        file, _, rest = name.partition(".safetensors/")
-        own = (f"{file}.safetensors", rest) if rest else (f"{MODEL}.safetensors", name)
-        files.setdefault(own[0], {})[own[1]] = tensor
-    return files
-
-
 def shrink(tensors: dict[str, np.ndarray], like: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The differences as int8 with a float32 scale a row; tensors that `like` lacks as float16.
-
-    Without any `like` they are the weights themselves.
-    """
+    """The differences as int8 with a float32 scale a row; tensors that `like` lacks as float16."""
     kept = {}
     for name, tensor in tensors.items():
-        if like and name not in like:
+        if name not in like:
             kept[name] = tensor.astype(np.float16)
             continue
-        rows = (tensor - like.get(name, 0)).reshape(len(tensor) if tensor.ndim > 1 else 1, -1)
+        rows = (tensor - like[name]).reshape(len(tensor) if tensor.ndim > 1 else 1, -1)
         scale = np.maximum(np.abs(rows).max(1, keepdims=True), 1e-12) / LEVELS
-        kept[name], kept[SCALE + name] = np.rint(rows / scale).astype(np.int8).reshape(tensor.shape), scale
+        kept[name], kept[SCALE + name] = np.rint(rows / scale).astype(np.int8), scale
     return kept
 
 
@@ -65,8 +49,7 @@ def restore(kept: dict[str, np.ndarray], like: dict[str, np.ndarray]) -> dict[st
     for name in (name for name in kept if not name.startswith(SCALE)):
         tensor = kept[name]
         if SCALE + name in kept:
-            rows = tensor.reshape(len(kept[SCALE + name]), -1)
-            tensor = like.get(name, 0) + (rows * kept[SCALE + name]).reshape(tensor.shape)
+            tensor = like[name] + (tensor * kept[SCALE + name]).reshape(like[name].shape)
         whole[name] = tensor.astype(np.float16)
     return whole
 
@@ -76,16 +59,15 @@ def main(arguments: Sequence[str]) -> None:
         "python data/recipes keep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("place", type=Path, help="an exported folder, or a kept .npz")
-    parser.add_argument("--like", type=Path, help="the shipped folder that it began with")
+    parser.add_argument("--like", type=Path, required=True, help="the shipped folder that it began with")
     options = parser.parse_args(arguments)
-    like = tensors_in(options.like) if options.like else {}
+    like = tensors_in(options.like)
     if options.place.suffix == ".npz":
         folder = RUNS / options.place.stem / "kept"
         folder.mkdir(parents=True, exist_ok=True)
         with np.load(options.place) as kept:
             whole = restore(dict(kept), like)
-        for file, tensors in in_files(whole).items():
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+        save_file(whole, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
         for name in ("config.json", "facts.json"):
             shutil.copy(options.place.with_name(f"{options.place.stem}.{name}"), folder / name)
         print(f"{folder}: go on with --init {folder}")

@@ -23,13 +23,13 @@ from sdhelpers.world.captions import COLOURS, held_out_descriptions, pick, write
 
 BASE = models.POCKET / "sd15"
 BATCH = 4
-KINDS = tuple((kind, None) for kind in clips.MOTIONS) + tuple(("still", camera) for camera in clips.CAMERAS)
+MOVEMENTS = tuple((kind, None) for kind in clips.MOTIONS) + tuple(("still", camera) for camera in clips.CAMERAS)
 Clip = list[Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be drawn and to move, and its caption; `told` is False where the caption leaves out what moves."""
+    """What is to be drawn and to move, and its caption, which may leave out what moves."""
 
     description: Description
     motion: str
@@ -41,7 +41,7 @@ class Task:
         return self.camera or self.motion
 
 
-def tasks_of(count: int, kinds: Sequence[tuple[str, str | None]] = KINDS, told: bool = True) -> list[Task]:
+def tasks_of(count: int, kinds: Sequence[tuple[str, str | None]] = MOVEMENTS, told: bool = True) -> list[Task]:
     """Held-out combinations at places that one sees move (a plain background shows no camera), each with a motion."""
     rng, tasks = np.random.RandomState(FRESH % 2**32), []
     every = [d for d in held_out_descriptions() if d.nouns[0] in models.nouns() and d.place not in COLOURS]

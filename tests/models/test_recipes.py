@@ -317,18 +317,3 @@ def test_a_kept_training_comes_back_within_half_a_level():
     for name, tensor in like.items():
         level = np.abs(before[name] - tensor).max(-1, keepdims=True) / keep.LEVELS
         assert (np.abs(again[name] - before[name]) <= level / 2 + 2e-3).all(), name  # and float16's own rounding
-
-
-def test_a_training_without_a_shipped_folder_is_kept_with_its_other_files(tmp_path):
-    folder, run = tmp_path / "run" / "export", np.random.RandomState(0)
-    folder.mkdir(parents=True)
-    weights, word = run.randn(4, 3, 3).astype(np.float32), run.randn(8).astype(np.float32)
-    keep.save_file({"a": weights}, folder / f"{keep.MODEL}.safetensors")
-    keep.save_file({"left</w>": word}, folder / "words.safetensors")
-    files = keep.in_files(keep.restore(keep.shrink(keep.tensors_in(folder), {}), {}))
-    assert set(files) == {f"{keep.MODEL}.safetensors", "words.safetensors"}
-    for again, before in (
-        (files[f"{keep.MODEL}.safetensors"]["a"], weights),
-        (files["words.safetensors"]["left</w>"], word),
-    ):
-        assert again.shape == before.shape and np.abs(again - before).max() < np.abs(before).max() / keep.LEVELS

@@ -28,13 +28,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from clips_data import ClipLatents
 from conditioning import Conditioning, even_part
 from loop import Training
-from moving import BASE, draw, pipeline, probed, scores_of, way_off
+from moving import BASE, MOVEMENTS, draw, pipeline, probed, scores_of, way_off
 from probes import film, keep_strip
 from recipe import Options, Recipe
 from sdhelpers.world import clips
 
 WORDS = "words.safetensors"
-KINDS = (*clips.MOTIONS, *clips.CAMERAS)
+KINDS = tuple(camera or motion for motion, camera in MOVEMENTS)
 LISTENED = 0.05  # what it counts that the words are told apart
 MODULES = "motion_modules."
 STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
