@@ -10,10 +10,10 @@ from PIL import Image
 
 from sdhelpers.world import clips
 
-SIDE = 6  # pixels at the frame's left and right, which an object that moves seldom reaches
-STILL = 3.5  # pixels that the half of a side's texture goes at most in a whole clip of a still camera
-MOVING = 0.25  # pixels that a moving object's pixels go at least from one frame to the next
-LEAST = 6.0  # pixels that an object goes at least in a whole clip that one calls moving
+SIDE = 6 / 128  # of the frame at its left and right, which an object that moves seldom reaches
+STILL = 3.5 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
+MOVING = 0.25 / 128  # of the frame that a moving object's pixels go at least from one frame to the next
+LEAST = 6 / 128  # of the frame that an object goes at least in a whole clip that one calls moving
 
 
 def flow(before: Image.Image, after: Image.Image) -> np.ndarray:
@@ -68,7 +68,7 @@ def inside(frames: Sequence[Image.Image], found: np.ndarray | None = None) -> np
     found = flows(frames) if found is None else found
     steps = []
     for frame, step in zip(frames, found):
-        weight = texture(frame) * (np.linalg.norm(step, axis=-1) > MOVING)
+        weight = texture(frame) * (np.linalg.norm(step, axis=-1) > MOVING * step.shape[1])
         steps.append((step * weight[..., None]).sum((0, 1)) / max(weight.sum(), 1e-6) if weight.sum() > 1 else (0, 0))
     return np.array(steps)
 
@@ -77,12 +77,13 @@ def camera_moves(frames: Sequence[Image.Image], found: np.ndarray | None = None)
     """Whether the left and the right side of the frame move (in the median): an object leaves one of them alone."""
     found = flows(frames) if found is None else found
     speed, weight = np.linalg.norm(found, axis=-1), np.stack([texture(frame) for frame in frames[:-1]])
-    ways = []
-    for side in (np.s_[..., :SIDE], np.s_[..., -SIDE:]):
+    width = found.shape[2]
+    margin, ways = round(SIDE * width), []
+    for side in (np.s_[..., :margin], np.s_[..., -margin:]):
         order = np.argsort(speed[side], axis=None)
         passed = weight[side].ravel()[order].cumsum()
         ways.append(speed[side].ravel()[order][passed.searchsorted(passed[-1] / 2)] * len(found))
-    return min(ways) > STILL
+    return min(ways) > STILL * width
 
 
 def named(frames: Sequence[Image.Image]) -> str:
@@ -90,12 +91,12 @@ def named(frames: Sequence[Image.Image]) -> str:
 
     A camera's kind is the one of shift, enlargement and turn that is largest beside what the world's own cameras do.
     """
-    found = flows(frames)
+    found, width = flows(frames), frames[0].width
     if camera_moves(frames, found):
-        moved = whole(frames, found)
+        moved, way = whole(frames, found), (1 / clips.WINDOW - 1) * width
         shares = {
-            ("pan left", "pan right"): moved.right / 45,
-            ("tilt up", "tilt down"): moved.down / 45,
+            ("pan left", "pan right"): moved.right / way,
+            ("tilt up", "tilt down"): moved.down / way,
             ("zoom in", "zoom out"): np.log(moved.zoom) / -np.log(clips.WINDOW),
             ("roll anticlockwise", "roll clockwise"): moved.turn / clips.ANGLE,
         }
@@ -104,9 +105,9 @@ def named(frames: Sequence[Image.Image]) -> str:
     steps = inside(frames, found)
     right, down = steps.sum(0)
     up_and_down = min(steps[:, 1].clip(min=0).sum(), (-steps[:, 1]).clip(min=0).sum())
-    if up_and_down > LEAST and up_and_down > abs(right):
+    if up_and_down > LEAST * width and up_and_down > abs(right):
         return "jump"
-    if max(abs(right), abs(down)) < LEAST:
+    if max(abs(right), abs(down)) < LEAST * width:
         return "still"
     if abs(right) > abs(down):
         return "right" if right > 0 else "left"

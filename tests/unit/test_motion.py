@@ -9,6 +9,7 @@ from sdhelpers.world.captions import Description
 
 CASES = [(kind, None) for kind in clips.MOTIONS] + [("still", camera) for camera in clips.CAMERAS]
 PLACES = ("meadow", "city", "room")
+OWL = Description(("owl",), "cartoon", "city")
 
 
 def clip_of(kind: str, camera: str | None, place: str, frames: int = 8) -> clips.Clip:
@@ -44,3 +45,10 @@ def test_what_the_whole_frame_does_is_what_the_camera_does():
 def test_nothing_moves_in_a_still_clip():
     frames = clip_of("still", None, "city").frames
     assert not motion.inside(frames).any() and not motion.camera_moves(frames)
+
+
+@pytest.mark.parametrize("kind", ["right", "jump", "still", "pan left", "zoom out"])
+def test_larger_frames_are_named_alike(kind):
+    motion_of, camera = (kind, None) if kind in clips.MOTIONS else ("still", kind)
+    large = clips.draw(OWL, motion_of, camera, np.random.RandomState(3), size=256, frames=8)
+    assert motion.named(large.frames) == kind
