@@ -1,9 +1,12 @@
 """The recipes of the motion adapter and of its LoRAs, before any training: what they build, see, and write."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AnimateDiffPipeline, MotionAdapter
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -16,7 +19,9 @@ from sdhelpers.world import clips
 
 @pytest.fixture(scope="module")
 def options():
-    return stages.options("motion", arguments=["--stage", "1", "--frames", "3", "--clips", "8"])
+    return stages.options(
+        "motion", arguments=["--stage", "1", "--no-words-only", "--frames", "3", "--at-once", "3", "--clips", "8"]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,29 +63,69 @@ def test_the_words_of_motion_are_those_that_sd15_never_read(model, text_encoder)
         assert not torch.allclose(model.read(text_encoder, moving), text_encoder(moving).last_hidden_state)
 
 
-def test_a_clip_is_drawn_once_and_played_both_ways(options, tmp_path, monkeypatch):
+def test_a_clip_is_drawn_once_and_played_both_ways(tmp_path, monkeypatch):
     monkeypatch.setattr("places.RUNS", tmp_path)
-    data = ClipLatents(8, 3)
-    played = [data[8 * i + 1] for i in range(8)]
-    forwards = torch.from_numpy(data.latents(1))
-    backwards = [torch.equal(latents, forwards.flip(0)) for latents, _, _ in played]
-    assert 0 < sum(backwards) < 8 and len(list(tmp_path.rglob("*.npy"))) == 1
-    _, kind, camera, _ = data.plan(1)
-    both = {camera or kind, clips.BACKWARDS.get(camera or kind, camera or kind)}
+    data = ClipLatents(2, 3, lambda number: motion.KINDS)
+    played = [data[number] for number in range(12)]
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    drawn = [torch.from_numpy(data.latents(clip)) for clip in range(2)]
+    shown = {
+        (clip, way)
+        for latents, _, _ in played
+        for clip in range(2)
+        for way in (1, -1)
+        if torch.equal(latents, drawn[clip].flip(0) if way < 0 else drawn[clip])
+    }
+    assert len(shown) >= 3
     phrases = {**clips.MOTIONS, **clips.CAMERAS}
-    words = {word for name in both for word in phrases[name]} | {clips.FLYING_WORDS.get(name, "-") for name in both}
-    told = [any(word in caption for word in words) for _, caption, _ in played]
-    assert any(told) and not all(told)
-    assert told == [bool(kind) for _, _, kind in played] and {kind for _, _, kind in played} <= both | {""}
+    for _, caption, kind in played:
+        said = [*phrases.get(kind, ()), clips.FLYING_WORDS.get(kind, "-")]
+        assert any(words in caption for words in said) == bool(kind)
+    assert {kind for _, _, kind in played} > {""}
 
 
-def test_a_step_lowers_the_loss(model, options, text_encoder):
-    teacher = object.__new__(motion.Clips)
-    teacher.text_encoder = text_encoder
+def test_lessons_show_what_is_due():
+    data = ClipLatents(200, 3, motion.due)
+    assert set(data.showing) == set(motion.KINDS) == set(motion.due(10**6)) and motion.due(0) == ("right",)
+    clip, backwards = data.showing["left"][0]
+    _, kind, _, _ = data.plan(clip)
+    assert kind == ("right" if backwards else "left")
+    assert all(set(now) <= set(later) for (_, now), (_, later) in zip(motion.LESSONS, motion.LESSONS[1:]))
+
+
+@pytest.fixture
+def teacher(options, tmp_path):
+    return motion.Clips(SimpleNamespace(folder=tmp_path, options=options, device=torch.device("cpu")))
+
+
+def test_frames_are_told_when_they_are_as_the_library_does(model):
+    clock = SinusoidalPositionalEmbedding(128, 32)
+    clock.register_forward_hook(model.with_moments)
+    hidden = torch.randn(2, 3, 128)
+    model.tell_time(torch.tensor([0, 3, 15]))
+    assert torch.allclose(clock(hidden) - hidden, clock.pe[:, [0, 3, 15]], atol=1e-5)
+    model.tell_time(None)
+    assert torch.allclose(clock(hidden) - hidden, clock.pe[:, :3], atol=1e-6)
+
+
+def test_frames_guessed_alike_miss_the_whole_motion(teacher):
+    torch.manual_seed(0)
+    latents, alone = torch.randn(2, 8, 4, 3, 16, 16)
+    timesteps = torch.full((8,), 950)
+    kept = teacher.kept(timesteps)
+    noise = (alone - kept.sqrt() * latents) / (1 - kept).sqrt()
+    for guessed, missed in ((latents.mean(2, keepdim=True), 1.0), (latents, 0.0)):
+        error = (alone - kept.sqrt() * guessed) / (1 - kept).sqrt() - noise
+        error = error - error.mean(2, keepdim=True)
+        assert teacher.motion_missed(error, alone, noise, timesteps).item() == pytest.approx(missed, abs=1e-3)
+
+
+def test_a_step_lowers_the_loss(model, teacher):
     torch.manual_seed(0)
     noisy, noise = torch.randn(1, 4, 3, 16, 16), torch.randn(1, 4, 3, 16, 16)
     ids = CLIPTokenizer.from_pretrained(BASE / "tokenizer")(["an owl, jumping"], return_tensors="pt").input_ids
     batch = noisy, noise, torch.tensor([400]), ids, torch.ones(1), torch.tensor([motion.KINDS.index("jump")])
+    batch = *batch, motion.moments_of(3)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     before, _ = teacher.loss_of(model, *batch)
     before.backward()
@@ -133,9 +178,8 @@ def test_each_movement_learns_alone_and_has_a_file(loras, tmp_path):
     assert pipe.get_active_adapters() == ["pan-left"]
 
 
-def test_a_batch_is_of_one_movement(tmp_path, monkeypatch):
-    monkeypatch.setattr("places.RUNS", tmp_path)
-    data = motion_loras.InTurn(16, 2, 2)
-    cameras = [data[number][3] for number in range(16)]
-    assert cameras[::2] == cameras[1::2] == list(clips.CAMERAS)
-    assert {data.plan(clip)[2] for clip in range(8)} == set(clips.CAMERAS)
+def test_a_batch_is_of_one_movement():
+    turns = [motion_loras.turn(number, 2) for number in range(16)]
+    assert turns[::2] == turns[1::2] == list(clips.CAMERAS)
+    data = motion_loras.data(stages.options("motion_loras", arguments=["--batch", "2"]))
+    assert data.lesson(3) == ("zoom out",) and data.untold == 1.0

@@ -53,37 +53,29 @@ def build(options: Options) -> WithLoras:
     return model
 
 
-class InTurn(ClipLatents):
-    """Clips of one movement for a whole batch, then of the next."""
+def turn(number: int, batch: int) -> str:
+    """Which movement of the camera sample `number` shows: one for a whole batch, then the next."""
+    return CAMERAS[number // batch % len(CAMERAS)]
 
-    def __init__(self, count: int, frames: int, batch: int):
-        super().__init__(count, frames, CAMERAS)
-        self.batch = batch
 
-    def __getitem__(self, number: int):
-        turn, place = divmod(number // self.batch, len(CAMERAS))
-        own = turn * self.batch + number % self.batch  # which of its movement's clips, plan() takes the movement's turn
-        clip = (own * len(CAMERAS) + place) % self.count
-        return *super().__getitem__(clip + self.count * (number // self.count)), CAMERAS[place]
+def data(options: Options) -> ClipLatents:
+    return ClipLatents(options.clips, options.frames, lambda number: (turn(number, options.batch),), untold=1.0)
 
 
 class OneMovement(motion.Clips):
-    def prepare(self, batch):
-        *told, cameras = batch
-        return *super().prepare(told), cameras[0]
+    def __init__(self, training: Training):
+        super().__init__(training)
+        self.progress = training.progress
 
-    def loss_of(self, model: WithLoras, noisy, noise, timesteps, ids, weights, kinds, camera: str):
-        model.listen_to(camera)
-        return super().loss_of(model, noisy, noise, timesteps, ids, weights, kinds)
+    def loss_of(self, model: WithLoras, *tensors):
+        model.listen_to(turn(self.progress.samples, self.options.batch))
+        return super().loss_of(model, *tensors)
 
     probe = None
 
 
-def loss(training: Training) -> OneMovement:
-    return OneMovement(training)
-
-
 def score(model: WithLoras, options: Options) -> dict[str, float]:
+    model.tell_time(motion.moments_of(options.frames))
     return scores_of_loras(pipeline(model), options.images, options.frames, model.listen_to)
 
 
@@ -98,4 +90,4 @@ def export(model: WithLoras, folder: Path, options: Options) -> None:
         )
 
 
-RECIPE = Recipe(build, lambda o: InTurn(o.clips, o.frames, o.batch), loss, score, export)
+RECIPE = Recipe(build, data, OneMovement, score, export)
