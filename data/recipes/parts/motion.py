@@ -126,7 +126,7 @@ def moments_of(frames: int) -> torch.Tensor:
 
 
 def begin(adapter: MotionAdapter) -> None:
-    """Attention begins as unit matrices, which look at frames nearby and hand on when they are; what is added, as zero."""
+    """Attention begins as unit matrices, which look at frames nearby and hand on when they are; what is added as 0."""
     for name, module in adapter.named_modules():
         if name.endswith((".to_q", ".to_k", ".to_v", ".to_out.0")):
             torch.nn.init.eye_(module.weight)
