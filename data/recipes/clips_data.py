@@ -13,7 +13,7 @@ from sdhelpers import models
 from sdhelpers.world import clips
 from sdhelpers.world.captions import pick, write_caption
 
-UNTOLD = 0.25  # part of the captions that do not say what moves
+UNTOLD = 0.1  # part of the captions that do not say what moves
 
 
 class ClipLatents(Dataset):

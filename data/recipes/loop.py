@@ -63,7 +63,7 @@ def stacked(samples: list) -> Any:
     return tuple(stacked(part) if isinstance(part[0], torch.Tensor) else list(part) for part in zip(*samples))
 
 
-def learning_rate_factor(step: int, steps: int, decay: float, warmup: int = 200) -> float:
+def learning_rate_factor(step: int, steps: int, decay: float, warmup: int) -> float:
     """Rise over `warmup` steps, stay, and fall to zero over the last `decay` part of `steps`."""
     falling = steps * decay
     rest = (steps - step) / falling if falling else 1.0
@@ -93,7 +93,7 @@ class Training:
         groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.99), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, options.steps, options.decay)
+            optimizer, lambda step: learning_rate_factor(step, options.steps, options.decay, options.warmup)
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.schedule = schedule

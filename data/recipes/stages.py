@@ -89,6 +89,7 @@ def _add_the_loops(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--minutes", type=float, help="pause after so many minutes; run again to go on")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--lr", type=float)
+    parser.add_argument("--warmup", type=int, default=200, help="steps over which the rate rises")
     parser.add_argument("--decay", type=float, default=0.3, help="last part of the steps with a falling rate")
     parser.add_argument("--ema", type=float, default=0.999)
     parser.add_argument("--ema-long", type=float, help="also keep an average of this decay (0.9999: a longer one)")

@@ -8,7 +8,7 @@ words.safetensors, a vector by token, as a textual inversion is kept; nothing el
 
 Left to the loss alone the words are not heard for a long time: a module that does not listen gives no reason to speak
 up, and a word that does not speak none to listen. So a line (`listener`, which is not shipped) must tell the kinds of
-motion from what the modules are given, and this, too, teaches the rows. In the first stage it does so alone.
+motion from what the modules are given, and this, too, teaches the rows: in the first stage, where nothing else learns.
 
 Nor does attention begun by chance tell the frames apart: it takes their mean, which knows no time. So it begins with
 unit matrices, which let each frame look at its neighbours and carry their places in time along (`tell_time`). A few
@@ -42,15 +42,16 @@ from sdhelpers.world import clips
 
 WORDS = "words.safetensors"
 KINDS = tuple(camera or motion for motion, camera in MOVEMENTS)
-LISTENED = 0.05  # what it counts that the words are told apart
+LISTENED = 0.05  # what it counts that the words are told apart; in the stage of the words
+WORDS_LISTENED = 0.2
 MODULES = "motion_modules."
 STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
 MOVING, COARSE = 4.0, 8.0  # what an error counts in which the frames differ, and besides where it is as coarse as that
 LESSONS = (  # from which sample on which kinds of motion are shown
     (0, ("right",)),
     (1_200, ("right", "left")),
-    (2_800, ("right", "left", "rise", "fall", "jump", "still")),
-    (6_000, KINDS),
+    (3_200, ("right", "left", "rise", "fall", "jump", "still")),
+    (6_400, KINDS),
 )
 
 
@@ -212,7 +213,7 @@ class Clips(Conditioning):
         return torch.cat([timesteps[:even], strong]), torch.cat([weights[:even], strong_weights])
 
     def blinded(self, latents, noisy, noise, timesteps) -> tuple[torch.Tensor, torch.Tensor]:
-        """Every second one of the strongly noised clips is given as noise alone, with what then is to be predicted.
+        """A part (`blind`) of the strongly noised clips is given as noise alone, with what then is to be predicted.
 
         Even at the last time step a trace of the clip is left, and in many frames together it shows what goes where, so
         that training never needs the words. Drawing begins with noise alone.
@@ -225,8 +226,8 @@ class Clips(Conditioning):
 
     def blind(self, count: int) -> torch.Tensor:
         """Which of a batch are given as noise alone, bool [count]."""
-        numbers = torch.arange(count, device=self.device)
-        return (numbers >= even_part(count, self.even)) & (numbers % 2 == 1)
+        strong = count - even_part(count, self.even)
+        return torch.arange(count, device=self.device) >= count - round(self.options.blind * strong)
 
     def kept(self, timesteps: torch.Tensor) -> torch.Tensor:
         """How much of the clips' power is left at their time steps, [batch, 1, 1, 1, 1]."""
@@ -240,8 +241,6 @@ class Clips(Conditioning):
         model.tell_time(moments)
         text_embeddings = model.read(self.text_encoder, ids).repeat_interleave(noisy.shape[2], 0)
         predicted, confused = model.told_apart(kinds, lambda: model.unet(noisy, timesteps, text_embeddings).sample)
-        if self.options.words_only:
-            return confused, {"words_confused": confused}
         error = predicted.float() - noise
         alike = error.mean(2, keepdim=True)
         moving = error - alike
@@ -251,7 +250,8 @@ class Clips(Conditioning):
         plain = error.square().mean((1, 2, 3, 4))[: even_part(len(each), self.even)].mean()
         missed = self.motion_missed(moving, noisy, noise, timesteps)
         found = {"words_confused": confused, "plain_mse": plain, "motion_missed": missed}
-        return (weights * each).mean() + LISTENED * confused, found
+        listened = WORDS_LISTENED if self.options.words_only else LISTENED
+        return (weights * each).mean() + listened * confused, found
 
     @torch.no_grad()
     def motion_missed(self, error, noisy, noise, timesteps) -> torch.Tensor:
