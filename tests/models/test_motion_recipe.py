@@ -124,8 +124,8 @@ def test_a_step_lowers_the_loss(model, teacher):
     torch.manual_seed(0)
     noisy, noise = torch.randn(1, 4, 3, 16, 16), torch.randn(1, 4, 3, 16, 16)
     ids = CLIPTokenizer.from_pretrained(BASE / "tokenizer")(["an owl, jumping"], return_tensors="pt").input_ids
-    batch = noisy, noise, torch.tensor([400]), ids, torch.ones(1), torch.tensor([motion.KINDS.index("jump")])
-    batch = *batch, motion.moments_of(3)
+    told, moments = torch.tensor([motion.KINDS.index("jump")]), motion.moments_of(3)
+    batch = noisy, noise, torch.tensor([400]), ids, torch.ones(1), told, moments
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     before, _ = teacher.loss_of(model, *batch)
     before.backward()

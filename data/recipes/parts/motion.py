@@ -42,8 +42,7 @@ from sdhelpers.world import clips
 
 WORDS = "words.safetensors"
 KINDS = tuple(camera or motion for motion, camera in MOVEMENTS)
-LISTENED = 0.05  # what it counts that the words are told apart; in the stage of the words
-WORDS_LISTENED = 0.2
+LISTENED, WORDS_LISTENED = 0.05, 0.2  # what it counts that the words are told apart, later and where they alone learn
 MODULES = "motion_modules."
 STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
 MOVING, COARSE = 4.0, 8.0  # what an error counts in which the frames differ, and besides where it is as coarse as that
@@ -168,9 +167,8 @@ def build(options: Options) -> Moving:
 
 
 def data(options: Options) -> ClipLatents:
-    """Clips of the kinds of motion that are due; in a stage that is begun with an adapter which knows them, of all."""
-    known = options.words_only or options.knows_all
-    return ClipLatents(options.clips, options.frames, lambda number: KINDS if known else due(number))
+    """Clips of the kinds of motion that are due, or with `all_kinds` of all from the first."""
+    return ClipLatents(options.clips, options.frames, lambda number: KINDS if options.all_kinds else due(number))
 
 
 def due(number: int) -> tuple[str, ...]:
@@ -248,14 +246,15 @@ class Clips(Conditioning):
         means = [part.square().mean((1, 2, 3, 4)) for part in (alike, moving, coarse)]
         each = means[0] + MOVING * (means[1] + COARSE * means[2])
         plain = error.square().mean((1, 2, 3, 4))[: even_part(len(each), self.even)].mean()
-        missed = self.motion_missed(moving, noisy, noise, timesteps)
-        found = {"words_confused": confused, "plain_mse": plain, "motion_missed": missed}
-        listened = WORDS_LISTENED if self.options.words_only else LISTENED
-        return (weights * each).mean() + listened * confused, found
+        loss, found = (weights * each).mean(), {"words_confused": confused, "plain_mse": plain}
+        if self.options.words_only:
+            return loss + WORDS_LISTENED * confused, found
+        found["motion_missed"] = self.motion_missed(moving, noisy, noise, timesteps)
+        return loss + LISTENED * confused, found
 
     @torch.no_grad()
     def motion_missed(self, error, noisy, noise, timesteps) -> torch.Tensor:
-        """Of what differs from frame to frame in the clean latents, the part that is not guessed from words alone.
+        """Of what differs from frame to frame in the clean latents, the part that is not guessed from the words alone.
 
         1: all frames are guessed alike. It cannot fall to 0, as a caption leaves open what the place looks like.
         """
