@@ -44,7 +44,7 @@ WORDS = "words.safetensors"
 KINDS = tuple(camera or motion for motion, camera in MOVEMENTS)
 LISTENED, WORDS_LISTENED = 0.05, 0.2  # what it counts that the words are told apart, later and where they alone learn
 MODULES = "motion_modules."
-STRONGEST, STRONG_WEIGHT = 0.12, 0.3  # part of the time steps, and what an error of the clean latents counts there
+STRONG_WEIGHT, BLIND = 0.3, 0.12  # what an error of the clean latents counts there; the part where all is noise
 MOVING, COARSE = 4.0, 8.0  # what an error counts in which the frames differ, and besides where it is as coarse as that
 LESSONS = (  # from which sample on which kinds of motion are shown
     (0, ("right",)),
@@ -180,8 +180,10 @@ class Clips(Conditioning):
     """As for sd15, of whole clips: each has one time step and each of its frames a noise of its own.
 
     What moves where is settled where the noise is strongest, and the words alone can tell it there: a little less
-    noise, and the frames themselves show it. So only `even` of the time steps are spread evenly and the others lie in
-    the last `STRONGEST` part of them, weighted as a loss on the clean latents is.
+    noise, and the frames themselves show it. So only `even` of the time steps are spread evenly. Of the others a part
+    (`blind`) lies in the last `BLIND` part of them, which is enough for things; the rest in the last `strongest` part:
+    how a camera moves shows in the place, which appears later on the way. They are weighted as a loss on the clean
+    latents is.
     """
 
     def __init__(self, training: Training):
@@ -206,7 +208,9 @@ class Clips(Conditioning):
         even = even_part(count, self.even)
         timesteps, weights = super().time_steps(count)
         steps = len(self.snr)
-        strong = (steps * (1 - STRONGEST * torch.rand(count - even, device=self.device))).long().clamp(max=steps - 1)
+        reach = torch.where(self.blind(count)[even:], BLIND, self.options.strongest)
+        back = reach * torch.rand(count - even, device=self.device)
+        strong = (steps * (1 - back)).long().clamp(max=steps - 1)
         strong_weights = STRONG_WEIGHT / self.snr[strong]
         return torch.cat([timesteps[:even], strong]), torch.cat([weights[:even], strong_weights])
 
@@ -249,7 +253,8 @@ class Clips(Conditioning):
         loss, found = (weights * each).mean(), {"words_confused": confused, "plain_mse": plain}
         if self.options.words_only:
             return loss + WORDS_LISTENED * confused, found
-        found["motion_missed"] = self.motion_missed(moving, noisy, noise, timesteps)
+        if self.blind(len(noise)).any():
+            found["motion_missed"] = self.motion_missed(moving, noisy, noise, timesteps)
         return loss + LISTENED * confused, found
 
     @torch.no_grad()
@@ -275,7 +280,7 @@ class Clips(Conditioning):
 
 
 def score(model: Moving, options: Options) -> dict[str, float]:
-    if options.words_only:
+    if not options.images:
         return {}
     model.tell_time(moments_of(options.frames))
     return scores_of(pipeline(model), options.images, options.frames)
