@@ -261,12 +261,14 @@ class Clips(Conditioning):
     def motion_missed(self, error, noisy, noise, timesteps) -> torch.Tensor:
         """Of what differs from frame to frame in the clean latents, the part that is not guessed from the words alone.
 
-        1: all frames are guessed alike. It cannot fall to 0, as a caption leaves open what the place looks like.
+        1: all frames are guessed alike, or nothing moves. It cannot fall to 0, as a caption leaves open how the place
+        looks.
         """
         blind, kept = self.blind(len(noise)), self.kept(timesteps)
         latents = (noisy - (1 - kept).sqrt() * noise) / kept.sqrt()
         moving = latents - latents.mean(2, keepdim=True)
-        return ((1 - kept) / kept * error.square())[blind].sum() / moving[blind].square().sum()
+        missed, whole = ((1 - kept) / kept * error.square())[blind].sum(), moving[blind].square().sum()
+        return torch.where(whole > 1, missed / whole, 1.0)
 
     def probe(self, model: Moving, step: int) -> dict[str, float]:
         """Draw clips of some kinds of motion, keep the first frames and the last, and measure how things move."""
