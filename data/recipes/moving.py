@@ -136,6 +136,7 @@ def scores_of(pipe: AnimateDiffPipeline, count: int, frames: int) -> dict[str, f
     tasks = tasks_of(count)
     drawn = draw(pipe, tasks, frames)
     right = [motion.named(clip) == task.kind for clip, task in zip(drawn, tasks)]
+    direction = [motion.named(clip, bool(task.camera)) == task.kind for clip, task in zip(drawn, tasks)]
     judge = Classifier()
     nouns = [
         [noun == task.description.nouns[0] for noun in judge(clip).best("noun")] for clip, task in zip(drawn, tasks)
@@ -152,6 +153,7 @@ def scores_of(pipe: AnimateDiffPipeline, count: int, frames: int) -> dict[str, f
     scores = {"clips": count, "frames": frames, "motion right": share(right)}
     for name, kinds in {"objects": tuple(clips.MOTIONS), "cameras": tuple(clips.CAMERAS)}.items():
         scores[f"motion right, {name}"] = share([r for r, task in zip(right, tasks) if task.kind in kinds])
+        scores[f"direction right, {name}"] = share([r for r, task in zip(direction, tasks) if task.kind in kinds])
     return scores | {
         "motion right, drawn by the world": share([motion.named(c) == t.kind for c, t in zip(ceiling, some)]),
         "noun right in every frame": share([all(clip) for clip in nouns]),

@@ -11,7 +11,7 @@ from PIL import Image
 from sdhelpers.world import clips
 
 SIDE = 6 / 128  # of the frame at its left and right, which an object that moves seldom reaches
-STILL = 3.5 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
+STILL = 3 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
 MOVING = 0.25 / 128  # of the frame that a moving object's pixels go at least from one frame to the next
 LEAST = 6 / 128  # of the frame that an object goes at least in a whole clip that one calls moving
 
@@ -74,25 +74,30 @@ def inside(frames: Sequence[Image.Image], found: np.ndarray | None = None) -> np
 
 
 def camera_moves(frames: Sequence[Image.Image], found: np.ndarray | None = None) -> bool:
-    """Whether the left and the right side of the frame move (in the median): an object leaves one of them alone."""
+    """Whether the left and the right side of the frame move (in the median): an object leaves one of them alone.
+
+    A pixel's way is the median of its steps, times their number: what only flickers comes back.
+    """
     found = flows(frames) if found is None else found
-    speed, weight = np.linalg.norm(found, axis=-1), np.stack([texture(frame) for frame in frames[:-1]])
+    way = np.linalg.norm(np.median(found, axis=0), axis=-1) * len(found)
+    weight = np.mean([texture(frame) for frame in frames[:-1]], axis=0)
     width = found.shape[2]
     margin, ways = round(SIDE * width), []
-    for side in (np.s_[..., :margin], np.s_[..., -margin:]):
-        order = np.argsort(speed[side], axis=None)
+    for side in (np.s_[:, :margin], np.s_[:, -margin:]):
+        order = np.argsort(way[side], axis=None)
         passed = weight[side].ravel()[order].cumsum()
-        ways.append(speed[side].ravel()[order][passed.searchsorted(passed[-1] / 2)] * len(found))
+        ways.append(way[side].ravel()[order][passed.searchsorted(passed[-1] / 2)])
     return min(ways) > STILL * width
 
 
-def named(frames: Sequence[Image.Image]) -> str:
+def named(frames: Sequence[Image.Image], camera: bool | None = None) -> str:
     """What moves, as the world names it: one of `world.clips.MOTIONS` or `CAMERAS`.
 
-    A camera's kind is the one of shift, enlargement and turn that is largest beside what the world's own cameras do.
+    `camera` says whether it is the camera, where that is known and only the direction is asked for. A camera's kind is
+    the one of shift, enlargement and turn that is largest beside what the world's own cameras do.
     """
     found, width = flows(frames), frames[0].width
-    if camera_moves(frames, found):
+    if camera_moves(frames, found) if camera is None else camera:
         moved, way = whole(frames, found), (1 / clips.WINDOW - 1) * width
         shares = {
             ("pan left", "pan right"): moved.right / way,

@@ -42,9 +42,25 @@ def test_what_the_whole_frame_does_is_what_the_camera_does():
     assert turned.turn == pytest.approx(-clips.ANGLE, rel=0.2) and abs(np.log(turned.zoom)) < 0.05
 
 
+def still_frames():
+    return clip_of("still", None, "city").frames
+
+
 def test_nothing_moves_in_a_still_clip():
-    frames = clip_of("still", None, "city").frames
+    frames = still_frames()
     assert not motion.inside(frames).any() and not motion.camera_moves(frames)
+
+
+def test_what_comes_back_is_no_camera():
+    ways = (0, 3, 0, 0, -3, 0, 0, 3)
+    frames = [frame.transform(frame.size, 0, (1, 0, way, 0, 1, 0)) for frame, way in zip(still_frames(), ways)]
+    assert motion.inside(frames).any() and not motion.camera_moves(frames)
+
+
+@pytest.mark.parametrize("kind", ["left", "rise"])
+def test_a_direction_is_named_as_what_it_is_known_to_be_of(kind):
+    frames = clip_of(kind, None, "city").frames
+    assert motion.named(frames, camera=False) == kind and motion.named(frames, camera=True) in clips.CAMERAS
 
 
 @pytest.mark.parametrize("kind", ["right", "jump", "still", "pan left", "zoom out"])
