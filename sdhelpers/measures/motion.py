@@ -11,7 +11,7 @@ from PIL import Image
 from sdhelpers.world import clips
 
 SIDE = 6 / 128  # of the frame at its left and right, which an object that moves seldom reaches
-STILL = 3 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
+STILL = 2.5 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
 MOVING = 0.25 / 128  # of the frame that a moving object's pixels go at least from one frame to the next
 LEAST = 6 / 128  # of the frame that an object goes at least in a whole clip that one calls moving
 
