@@ -9,7 +9,7 @@ from diffusers import AnimateDiffPipeline, AutoencoderKL, DPMSolverMultistepSche
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from artist import GUIDANCE, STEPS
+from artist import GUIDANCE
 from card import share
 from latents import through
 from scenes_data import FRESH
@@ -22,7 +22,7 @@ from sdhelpers.world import Description, clips
 from sdhelpers.world.captions import COLOURS, held_out_descriptions, pick, write_caption
 
 BASE = models.POCKET / "sd15"
-BATCH = 4
+BATCH, STEPS = 4, 10  # clips at once, and how many steps a clip takes
 MOVEMENTS = tuple((kind, None) for kind in clips.MOTIONS) + tuple(("still", camera) for camera in clips.CAMERAS)
 Clip = list[Image.Image]
 

@@ -12,10 +12,13 @@ import pytest
 from jupyter_pages import run_all_cells, wait_until_idle
 from sdhelpers.book import chapters
 
+MOVED, CHOSEN = (f".jp-OutputArea-output:has(.widget-{kind})" for kind in ("slider", "dropdown"))
 PANELS = {
     1: ".sdhelpers-masks",
-    4: ".jp-OutputArea-output:has(.widget-slider)",
-    6: ".jp-OutputArea-output:has(.widget-slider)",
+    3: ".sdhelpers-explorer",
+    4: MOVED,
+    6: f"{MOVED}, {CHOSEN}",
+    7: CHOSEN,
     8: ".sdhelpers-lora-panel",
     9: ".sdhelpers-embedding-panel",
     10: ".sdhelpers-prompt-panel",
@@ -23,9 +26,9 @@ PANELS = {
     13: ".sdhelpers-sketch-panel",
     17: ".sdhelpers-prompt-builder",
     18: ".sdhelpers-reference-panel",
-}  # chapter 3's and chapter 19's have tests of their own
+}  # chapter 19's takes files and has a test of its own
 DRIVEN = PANELS if os.environ.get("SDHELPERS_PANELS") == "all" else {1: PANELS[1]}
-BUTTONS = ("Expand", "Draw", "Draw both")
+BUTTONS = ("Expand", "Draw", "Draw both", "Generate")
 MINUTE = 60_000
 
 
@@ -59,19 +62,29 @@ def walk(browser, address: str, selector: str, screenshot) -> None:
 
 
 def drive(page, panel) -> None:
-    """Each slider to its other end and each button: what is seen changes every time, and no error is said."""
+    """Each slider to its other end, each list and each button: what is seen changes every time, and no error is said.
+
+    Where there is a button, a choice from a list may wait for it.
+    """
     panel.scroll_into_view_if_needed()
+    buttons = [b for name in BUTTONS for b in panel.get_by_role("button", name=name, exact=True).all()]
+    for choice in panel.locator(".widget-dropdown select:enabled").all():
+        before = seen(panel)
+        now = choice.evaluate("(list) => list.selectedIndex")
+        if (others := choice.locator("option").count() - 1) > 0:
+            choice.select_option(index=others if now != others else 0)
+            if not buttons:
+                until_changed(page, panel, before)
     for handle in panel.locator(".widget-slider .noUi-handle").all():
         before = seen(panel)
         at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
         handle.press("Home" if at_the_end else "End")
         until_changed(page, panel, before)
-    for name in BUTTONS:
-        for button in panel.get_by_role("button", name=name, exact=True).all():
-            before = seen(panel)
-            button.click()
-            until_changed(page, panel, before)
-            page.wait_for_function("(button) => !button.disabled", arg=button.element_handle(), timeout=MINUTE)
+    for button in buttons:
+        before = seen(panel)
+        button.click()
+        until_changed(page, panel, before)
+        page.wait_for_function("(button) => !button.disabled", arg=button.element_handle(), timeout=MINUTE)
     assert "Error" not in panel.inner_text()
 
 
