@@ -10,8 +10,8 @@ from PIL import Image
 
 from sdhelpers.world import clips
 
-SIDE = 6 / 128  # of the frame at its left and right, which an object that moves seldom reaches
-STILL = 2.5 / 128  # of the frame that the half of a side's texture goes at most in a whole clip of a still camera
+RIM = 8 / 128  # of the frame's width, which an object seldom reaches
+STILL = 2.5 / 128  # of the frame that a pixel goes at most in a whole clip of a still camera
 MOVING = 0.25 / 128  # of the frame that a moving object's pixels go at least from one frame to the next
 LEAST = 6 / 128  # of the frame that an object goes at least in a whole clip that one calls moving
 
@@ -74,20 +74,27 @@ def inside(frames: Sequence[Image.Image], found: np.ndarray | None = None) -> np
 
 
 def camera_moves(frames: Sequence[Image.Image], found: np.ndarray | None = None) -> bool:
-    """Whether the left and the right side of the frame move (in the median): an object leaves one of them alone.
+    """Whether the frame's rim (but for the bottom, where things stand) rather goes with the whole than it stays.
 
-    A pixel's way is the median of its steps, times their number: what only flickers comes back.
+    A pixel's way is its flow through the whole clip: what only flickers comes back.
     """
     found = flows(frames) if found is None else found
-    way = np.linalg.norm(np.median(found, axis=0), axis=-1) * len(found)
-    weight = np.mean([texture(frame) for frame in frames[:-1]], axis=0)
-    width = found.shape[2]
-    margin, ways = round(SIDE * width), []
-    for side in (np.s_[:, :margin], np.s_[:, -margin:]):
-        order = np.argsort(way[side], axis=None)
-        passed = weight[side].ravel()[order].cumsum()
-        ways.append(way[side].ravel()[order][passed.searchsorted(passed[-1] / 2)])
-    return min(ways) > STILL * width
+    height, width = found.shape[1:3]
+    margin = round(RIM * width)
+    rim = np.ones((height, width), bool)
+    rim[margin:, margin:-margin] = False
+    way, weight = found.sum(0), np.mean([texture(frame) for frame in frames[:-1]], axis=0)
+    from_the_whole = np.linalg.norm(way - ways_of(whole(frames, found), height, width), axis=-1)
+    from_rest = np.linalg.norm(way, axis=-1)
+    goes = (from_the_whole < from_rest) & (from_rest > STILL * width)
+    return bool((weight * goes)[rim].sum() > weight[rim].sum() / 2)
+
+
+def ways_of(movement: Movement, height: int, width: int) -> np.ndarray:
+    """How far each pixel goes to the right and down in a movement of the whole, [height, width, 2]."""
+    y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1]).reshape(2, 1, 1) / 2
+    larger, turned = np.log(movement.zoom), np.radians(movement.turn)
+    return np.stack([movement.right + larger * x - turned * y, movement.down + larger * y + turned * x], axis=-1)
 
 
 def named(frames: Sequence[Image.Image], camera: bool | None = None) -> str:
