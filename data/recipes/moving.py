@@ -175,11 +175,11 @@ def scores_of_loras(
     cameras = tuple(clips.CAMERAS)
     tasks = tasks_of(count // len(cameras), told=False)
     pipe.unet.disable_adapters()
-    without = [motion.named(clip) for clip in draw(pipe, tasks, frames)]
+    without = [motion.named(clip, camera=True) for clip in draw(pipe, tasks, frames)]
     pipe.unet.enable_adapters()
     for camera in cameras:
         listen_to(camera)
         drawn = draw(pipe, tasks, frames)
-        scores[camera] = share([motion.named(clip) == camera for clip in drawn])
+        scores[camera] = share([motion.named(clip, camera=True) == camera for clip in drawn])
         scores[f"{camera}, without the LoRA"] = share([kind == camera for kind in without])
     return scores

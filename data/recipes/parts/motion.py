@@ -22,6 +22,7 @@ and an optical flow says how far they are from what their words promise.
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from clips_data import ClipLatents
 from conditioning import Conditioning, even_part
+from export import save
 from loop import Training
 from moving import BASE, MOVEMENTS, draw, pipeline, probed, scores_of, way_off
 from probes import film, keep_strip
@@ -292,7 +294,9 @@ def export(model: Moving, folder: Path, options: Options) -> dict:
     """The adapter as the library's `MotionAdapter` loads it, and the rows of the words of motion."""
     film(folder.parent)
     rows = {token: row.detach().half().contiguous() for token, row in zip(model.tokens, model.words)}
-    model.unet.half().save_motion_modules(folder)
+    with TemporaryDirectory() as whole:
+        model.unet.save_motion_modules(whole)
+        save(MotionAdapter.from_pretrained(whole, dtype=torch.float16), folder)
     save_file(rows, folder / WORDS, metadata={"format": "pt"})
     return {"frames": options.frames}
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from diffusers import AnimateDiffPipeline
 from diffusers.utils import logging
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from clips_data import ClipLatents
 from loop import Training
@@ -42,12 +43,16 @@ class WithLoras(motion.Moving):
 
 def build(options: Options) -> WithLoras:
     logging.set_verbosity_error()
-    options.init = options.adapter
+    trained, options.init = options.init, options.adapter
     model = motion.build(options)
     model.__class__ = WithLoras
     model.requires_grad_(False)
     for camera in CAMERAS:
         model.unet.add_adapter(config(RANK, RANK, ATTENTION), slug(camera))
+        if trained:
+            layers = load_file(Path(trained) / f"{slug(camera)}.safetensors")
+            layers = {key.removeprefix("unet."): value for key, value in layers.items()}
+            set_peft_model_state_dict(model.unet, layers, slug(camera))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
     return model
@@ -75,6 +80,8 @@ class OneMovement(motion.Clips):
 
 
 def score(model: WithLoras, options: Options) -> dict[str, float]:
+    if not options.images:
+        return {}
     model.tell_time(motion.moments_of(options.frames))
     return scores_of_loras(pipeline(model), options.images, options.frames, model.listen_to)
 
