@@ -46,7 +46,8 @@ WORDS = "words.safetensors"
 KINDS = tuple(camera or motion for motion, camera in MOVEMENTS)
 LISTENED, WORDS_LISTENED = 0.05, 0.2  # what it counts that the words are told apart, later and where they alone learn
 MODULES = "motion_modules."
-STRONG_WEIGHT, BLIND = 0.3, 0.12  # what an error of the clean latents counts there; the part where all is noise
+STRONG_WEIGHT = 0.3  # what an error of the clean latents counts where the noise is strong
+BLIND = 0.12  # last part of the time steps, for what is given as noise alone
 MOVING, COARSE = 4.0, 8.0  # what an error counts in which the frames differ, and besides where it is as coarse as that
 LESSONS = (  # from which sample on which kinds of motion are shown
     (0, ("right",)),
