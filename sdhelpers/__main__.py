@@ -1,4 +1,4 @@
-"""The command line: python -m sdhelpers doctor | run 3 | lab | bench | test | ...
+"""The command line: python -m sdhelpers doctor | run 3 | lab | app | bench | test | ...
 
 Imports only the standard library until the pinned libraries are known to be there.
 """
@@ -38,6 +38,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
             command.add_argument("--open", action="store_true", help="show the result in the browser")
     commands.add_parser("lab", help="open JupyterLab on the chapters")
+    app = commands.add_parser("app", help="open the drawing app of chapter 20")
+    app.add_argument("--tier", choices=("pocket", "full"), default="pocket")
+    app.add_argument("--port", type=int, help="without it the first free one from 7860 on")
+    app.add_argument("--listen", action="store_true", help="let other computers in; without it only this one")
+    app.add_argument("--open", action="store_true", help="show it in the browser")
     bench = commands.add_parser("bench", help="measure time and memory of images on this computer")
     shapes = ("sd15", "sd15-shapes", "sdxl-shapes")
     bench.add_argument("--model", choices=shapes, default="sd15", help="-shapes: the true sizes with random weights")
@@ -110,6 +115,12 @@ def lab(options: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(paths.NOTEBOOKS)]).returncode
 
 
+def app(options: argparse.Namespace) -> int:
+    from sdhelpers.app.server import serve
+
+    return serve(options.tier, options.listen, options.port, options.open)
+
+
 def bench(options: argparse.Namespace) -> int:
     from sdhelpers import benchmark
 
@@ -141,7 +152,7 @@ def relink(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, bench, test, lint, relink)}
+COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, app, bench, test, lint, relink)}
 
 
 def start_again_inside(python: Path, options: argparse.Namespace, arguments: list[str]) -> int:
