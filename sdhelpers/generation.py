@@ -42,6 +42,8 @@ class Settings:
             raise SettingsError(f"The seed must be between 0 and {LARGEST_SEED}, not {self.seed}.")
         if not 1 <= self.num_inference_steps <= 1000:
             raise SettingsError(f"The steps must be between 1 and 1000, not {self.num_inference_steps}.")
+        if self.num_inference_steps % 1:
+            raise SettingsError(f"The steps must be a whole number, not {self.num_inference_steps}.")
         if self.width % 8 or self.height % 8 or min(self.width, self.height) < 32:
             size = f"{self.width} x {self.height}"
             raise SettingsError(f"Width and height must be multiples of 8 from 32 on, not {size}.")
@@ -55,8 +57,13 @@ class Settings:
         else:
             changed = [n for n in names if getattr(self, n) != getattr(other, n)]
         short = {"num_inference_steps": "steps", "guidance_scale": "guidance", "negative_prompt": "not"}
-        words = [f"{short.get(n, n)} {'nothing' if getattr(self, n) == '' else getattr(self, n)}" for n in changed]
+        words = [f"{short.get(n, n)} {_in_words(getattr(self, n))}" for n in changed]
         return ", ".join(words) or "the same again"
+
+
+def _in_words(value: str | float) -> str:
+    """A setting in a few letters; a slider's 5.500000000000001 is 5.5."""
+    return "nothing" if value == "" else str(round(value, 6) if isinstance(value, float) else value)
 
 
 def generate(pipe, settings: Settings, on_step=None, **inputs: Any) -> Image.Image:

@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """How far a drawing is; schedulers may take more steps than were asked for, so the total is theirs."""
+    """How far a drawing is, and what it will be; the total is the scheduler's, who may take more than was asked for."""
 
     done: int
     total: int
@@ -82,10 +82,9 @@ class Drawing:
         finally:
             torch.set_num_threads(before)
 
-    def _after_step(self, pipe, step: int, timestep, tensors: dict) -> dict:
+    def _after_step(self, done: int, total: int, guess: torch.Tensor) -> None:
         self._look()
-        self._news.put(Step(step + 1, pipe.num_timesteps, self.studio.preview(tensors["latents"])))
-        return tensors
+        self._news.put(Step(done, total, self.studio.preview(guess)))
 
     def _look(self) -> None:
         if self.stopped:

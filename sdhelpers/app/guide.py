@@ -36,10 +36,22 @@ def anchor(heading: str) -> str:
     return quote(heading.replace(" ", "-"), safe="")
 
 
+def address(control: str) -> str:
+    """Where the section that explains a control is found in the app."""
+    chapter, heading = EXPLAINED[control]
+    return f"/chapters/{chapter}#{anchor(heading)}"
+
+
 def link(control: str) -> str:
     """A link to the section that explains a control, as HTML."""
     chapter, heading = EXPLAINED[control]
-    return f'<a href="/chapters/{chapter}#{anchor(heading)}" target="_blank">chapter {chapter}: {heading}</a>'
+    return f'<a href="{address(control)}" target="_blank">chapter {chapter}: {heading}</a>'
+
+
+def note(control: str) -> str:
+    """The same in Markdown, as Gradio wants it below a field's label."""
+    chapter, heading = EXPLAINED[control]
+    return f"[chapter {chapter}: {heading}]({address(control)})"
 
 
 @functools.cache

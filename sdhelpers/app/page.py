@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from sdhelpers.app import uploads
-from sdhelpers.app.guide import link
+from sdhelpers.app.guide import link, note
 from sdhelpers.app.requests import GUIDANCE, TASKS, THRESHOLDS, WEIGHTS, Request, read_request
 from sdhelpers.app.rounds import Rounds
 from sdhelpers.app.studio import Studio
@@ -21,6 +21,11 @@ from sdhelpers.models import default_guidance_scale, default_size
 from sdhelpers.schedulers import SCHEDULERS
 
 MOST_WAITING = 100
+# What is drawn stays in view, however long the tab is. (Gradio's box clips by `hidden`, within which nothing sticks.)
+STYLE = """
+.gradio-container { overflow: clip !important; }
+#result { position: sticky; top: 1rem; align-self: flex-start; }
+"""
 EXAMPLES = [
     ["a 3d render of a rocket at night", "", 1234, 20, 3, "DPM++ 2M"],
     ["a cartoon of a cat on a beach", "blurred", 7, 20, 3, "Euler a"],
@@ -59,7 +64,7 @@ def build(studio: Studio) -> gr.Blocks:
                     for name, tab in TABS.items():
                         with gr.Tab(name):
                             events.append(tab(rounds, fields | {"drawn": drawn}, outputs))
-            with gr.Column():
+            with gr.Column(elem_id="result"):
                 seen.render()
                 stop = gr.Button("Stop", variant="stop")
                 gallery.render()
@@ -76,29 +81,29 @@ def settings_fields(studio: Studio) -> dict[str, gr.components.Component]:
     side, limits = default_size("sd15", studio.tier), studio.limits
     sizes = dict(minimum=64, maximum=limits.largest_side, step=8)
     fields = {
-        "prompt": gr.Textbox(EXAMPLES[0][0], label="Prompt", info=link("prompt"), lines=2),
-        "negative_prompt": gr.Textbox(label="Negative prompt", info=link("negative_prompt")),
+        "prompt": gr.Textbox(EXAMPLES[0][0], label="Prompt", info=note("prompt"), lines=2),
+        "negative_prompt": gr.Textbox(label="Negative prompt", info=note("negative_prompt")),
     }
     with gr.Row():
-        fields["seed"] = gr.Number(1234, label="Seed", info=link("seed"), minimum=0, maximum=LARGEST_SEED, step=1)
-        dice = gr.Button("🎲 Another seed", size="sm")
+        fields["seed"] = gr.Number(1234, label="Seed", info=note("seed"), minimum=0, maximum=LARGEST_SEED, step=1)
+        dice = gr.Button("Another seed", size="sm")
         dice.click(another_seed, None, fields["seed"], queue=False, api_visibility="private")
     with gr.Row():
         fields["num_inference_steps"] = gr.Slider(
-            1, limits.most_steps, 20, step=1, label="Steps", info=link("num_inference_steps")
+            1, limits.most_steps, 20, step=1, label="Steps", info=note("num_inference_steps")
         )
         scale = default_guidance_scale("sd15", studio.tier)
         fields["guidance_scale"] = gr.Slider(
-            *GUIDANCE, scale, step=0.5, label="Guidance scale", info=link("guidance_scale")
+            *GUIDANCE, scale, step=0.5, label="Guidance scale", info=note("guidance_scale")
         )
-    fields["scheduler"] = gr.Dropdown(list(SCHEDULERS), value="DPM++ 2M", label="Scheduler", info=link("scheduler"))
+    fields["scheduler"] = gr.Dropdown(list(SCHEDULERS), value="DPM++ 2M", label="Scheduler", info=note("scheduler"))
     with gr.Row():
-        fields["width"] = gr.Slider(**sizes, value=side, label="Width", info=link("size"))
-        fields["height"] = gr.Slider(**sizes, value=side, label="Height", info=link("size"))
+        fields["width"] = gr.Slider(**sizes, value=side, label="Width", info=note("size"))
+        fields["height"] = gr.Slider(**sizes, value=side, label="Height", info=note("size"))
     if limits.loras:
         with gr.Accordion("LoRAs", open=False):
             for name in limits.loras:
-                fields[f"lora_{name}"] = gr.Slider(*WEIGHTS, 0, step=0.1, label=name, info=link("lora"))
+                fields[f"lora_{name}"] = gr.Slider(*WEIGHTS, 0, step=0.1, label=name, info=note("lora"))
     for name, field in fields.items():
         field.elem_id = name
     return fields
@@ -132,7 +137,7 @@ def draw_button(task: str, rounds: Rounds, fields: dict, outputs: list, editor: 
 
 def amount_field(task: str, value: float, label: str) -> dict:
     name = TASKS[task].amount
-    return {name: gr.Slider(0, TASKS[task].most, value, step=0.05, label=label, info=link(name))}
+    return {name: gr.Slider(0, TASKS[task].most, value, step=0.05, label=label, info=note(name))}
 
 
 def last_button(drawn: gr.State, target: gr.components.Component, task: str) -> None:
@@ -176,8 +181,8 @@ def control_tab(rounds: Rounds, fields: dict, outputs: list):
     last_button(fields["drawn"], image, "control")
     own = {"image": image}
     with gr.Row():
-        own["low"] = gr.Slider(*THRESHOLDS, 100, step=10, label="Low threshold", info=link("thresholds"))
-        own["high"] = gr.Slider(*THRESHOLDS, 200, step=10, label="High threshold", info=link("thresholds"))
+        own["low"] = gr.Slider(*THRESHOLDS, 100, step=10, label="Low threshold", info=note("thresholds"))
+        own["high"] = gr.Slider(*THRESHOLDS, 200, step=10, label="High threshold", info=note("thresholds"))
     own |= amount_field("control", 1.0, "Control's scale")
     return draw_button("control", rounds, fields | own, outputs)
 
@@ -186,7 +191,7 @@ def file_tab(rounds: Rounds, fields: dict, outputs: list):
     """The tab that reads a file and draws its picture again; returns that event."""
     gr.HTML(f"An image file says how it was drawn ({link('file')}).")
     file = gr.File(label="An image file", file_types=list(WRITERS), elem_id="file")
-    said = gr.HTML(elem_id="said")
+    said = gr.HTML(elem_id="said", render=False)  # a long table, below the button
 
     def read(file) -> str:
         return rounds.describe(lambda: uploads.content_of(file)) if file else ""
@@ -195,7 +200,7 @@ def file_tab(rounds: Rounds, fields: dict, outputs: list):
         yield from rounds.play_again(request.session_hash, lambda: uploads.content_of(file), drawn)
 
     file.change(read, file, said, preprocess=False, api_name="read")
-    return gr.Button("Draw it again", elem_id="draw-again").click(
+    event = gr.Button("Draw it again", elem_id="draw-again").click(
         draw_again,
         inputs_kwargs={"drawn": fields["drawn"], "file": file},
         outputs=outputs,
@@ -205,6 +210,8 @@ def file_tab(rounds: Rounds, fields: dict, outputs: list):
         concurrency_limit=rounds.studio.at_once,
         concurrency_id="drawing",
     )
+    said.render()
+    return event
 
 
 TABS = {

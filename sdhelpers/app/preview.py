@@ -1,7 +1,8 @@
-"""What latents will look like, without the VAE: a straight line from four numbers to a colour.
+"""What a picture on its way will be, without the VAE: the clean guess, and a straight line from its numbers to colours.
 
+    guess = CleanGuess(pipe)    # from here on it looks at what the UNet answers
     see = LinearPreview(vae)
-    see(latents)        # a picture of 16 x 16 pixels
+    see(guess.latest)           # a picture of 16 x 16 pixels
 
 Built in chapter 20.
 """
@@ -13,6 +14,26 @@ from sdhelpers.device import seeded_generator
 from sdhelpers.images import to_image
 
 PICTURES, SIDE = 32, 128  # soft fields of random colours, which the VAE encodes once
+
+
+class CleanGuess:
+    """The clean latents that a pipeline's UNet guesses at its present step (chapter 5): `latest`, [1, 4, h, w].
+
+    A hook on the UNet; its input is noise and picture in the form of training, whatever the scheduler. In inpainting
+    the noisy latents are the first four of its channels.
+    """
+
+    def __init__(self, pipe):
+        self.pipe, self.latest = pipe, None
+        self.hook = pipe.unet.register_forward_hook(self._look)
+
+    def _look(self, unet, inputs, output) -> None:
+        seen, part = inputs[0][:1, :4], self.pipe.scheduler.alphas_cumprod[int(inputs[1])]  # part of what is picture
+        answers = output[0].chunk(len(output[0]))  # without and with the prompt, or with it alone
+        noise = answers[0]
+        if len(answers) == 2:
+            noise = answers[0] + self.pipe.guidance_scale * (answers[1] - answers[0])
+        self.latest = (seen - (1 - part).sqrt() * noise) / part.sqrt()
 
 
 class LinearPreview:
@@ -31,7 +52,7 @@ class LinearPreview:
     def __call__(self, latents: torch.Tensor) -> Image.Image:
         """The first picture of latents [n, 4, h, w], as [h, w] pixels.
 
-        Some schedulers' latents begin many times larger than the clean ones: they are brought to a spread of 1.
+        Early guesses may be larger than any picture's latents: they are brought to a spread of 1.
         """
         first = latents[:1].float().cpu()
         first = first / first.std().clamp(min=1)

@@ -20,7 +20,7 @@ def start(studio: Studio, listen: bool = False, port: int | None = None, **optio
     """
     os.environ.setdefault("GRADIO_TEMP_DIR", str(OUTPUTS / "app-uploads"))
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from sdhelpers.app.page import build
+    from sdhelpers.app.page import STYLE, build
 
     page = build(studio)
     page.launch(
@@ -36,6 +36,7 @@ def start(studio: Studio, listen: bool = False, port: int | None = None, **optio
         ssr_mode=False,
         pwa=False,
         footer_links=["api"],
+        css=STYLE,
         app_kwargs={"routes": list(ROUTES)},
         **{"quiet": True, "inline": False} | options,
     )

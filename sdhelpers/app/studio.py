@@ -24,7 +24,7 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from PIL import Image
 
 from sdhelpers import models
-from sdhelpers.app.preview import LinearPreview
+from sdhelpers.app.preview import CleanGuess, LinearPreview
 from sdhelpers.app.requests import TASKS, Limits, Request
 from sdhelpers.device import best_device, best_dtype
 from sdhelpers.generation import generate
@@ -89,7 +89,8 @@ class Studio:
     def draw(self, request: Request, after_step: Callable | None = None, scheduler: dict | None = None):
         """A picture and its generation data; `scheduler` are options of one to be used instead of the usual ones.
 
-        `after_step` is the pipeline's own callback; what it raises ends the drawing.
+        `after_step(done, total, guess)` is called after each step, `guess` being the clean latents as the UNet guesses
+        them; what it raises ends the drawing.
         """
         pipe = own_copy(self.shared(request.task))
         settings = request.settings
@@ -98,7 +99,7 @@ class Studio:
                 adapters = load_adapters(pipe, {self.files[name]: weight for name, weight in request.loras.items()})
             if scheduler is not None:
                 pipe.scheduler = getattr(diffusers, SCHEDULERS[settings.scheduler][0]).from_config(scheduler)
-            step = {"callback_on_step_end": after_step} if after_step else {}
+            step = {"callback_on_step_end": _told(after_step, pipe)} if after_step else {}
             image = generate(pipe, settings, **step, **request.inputs())
             return image, self.record(pipe, request, adapters, image)
         finally:
@@ -127,6 +128,17 @@ class Studio:
     def close(self) -> None:
         """Take no more pictures."""
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _told(after_step: Callable, pipe: DiffusionPipeline) -> Callable:
+    """A pipeline's own callback that tells how far it is and what it guesses."""
+    guess = CleanGuess(pipe)
+
+    def callback(pipe: DiffusionPipeline, step: int, timestep, tensors: dict) -> dict:
+        after_step(step + 1, pipe.num_timesteps, guess.latest)
+        return tensors
+
+    return callback
 
 
 @functools.cache

@@ -197,4 +197,5 @@ def test_copies_are_gone_after_the_picture(studio):
 def test_the_section_that_explains_a_control_is_there(control):
     chapter, heading = guide.EXPLAINED[control]
     assert f'id="{heading.replace(" ", "-")}"' in guide.page_of(chapter).replace("&#39;", "'").replace("&#x27;", "'")
-    assert f"/chapters/{chapter}#{guide.anchor(heading)}" in guide.link(control)
+    address = f"/chapters/{chapter}#{guide.anchor(heading)}"
+    assert address in guide.link(control) and f"]({address})" in guide.note(control)

@@ -9,7 +9,6 @@ photographed all the while.
 import io
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 import nbformat
@@ -28,36 +27,31 @@ from sdhelpers.panels.explorer import Explorer
 
 pipe = StableDiffusionPipeline.from_pretrained(models.locate("sd15"))
 pipe.set_progress_bar_config(disable=True)
-Explorer(pipe, prompt="a cartoon of a snowman in the snow", seed=3)
+Explorer(pipe, prompt="a cartoon of a snowman in the snow", seed=3, guidance_scale=3)
 """
 PROMPTS = (
     "a 3d render of a rocket at night",
     "a flat illustration of an owl in a forest",
     "a line drawing of a castle",
 )
-FRAME = 0.25  # seconds between two photographs
-WIDTH = 720  # pixels of the film
+FRAME, HELD = 0.2, 1.2  # seconds of a photograph in the film, and of a finished picture
+WIDTH = 640  # pixels of the film
 
 
 class Film:
-    """Photographs of an element, each with the time until the next; what has not changed is one longer picture."""
+    """Photographs of an element, each shown as long, however long the next took; what is finished is shown longer."""
 
     def __init__(self, shown: Locator):
         self.shown, self.frames, self.durations = shown, [], []
 
-    def take(self) -> None:
+    def take(self, seconds: float = FRAME) -> None:
         frame = Image.open(io.BytesIO(self.shown.screenshot())).convert("RGB")
         frame = frame.resize((WIDTH, round(frame.height * WIDTH / frame.width)), Image.Resampling.LANCZOS)
         if self.frames and frame.size == self.frames[-1].size and frame.tobytes() == self.frames[-1].tobytes():
-            self.durations[-1] += FRAME
+            self.durations[-1] = max(self.durations[-1], seconds)
         else:
             self.frames.append(frame)
-            self.durations.append(FRAME)
-
-    def take_for(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.take()
+            self.durations.append(seconds)
 
     def save(self, path: Path) -> None:
         """One animated WebP; frames of another height than the largest get white below."""
@@ -65,7 +59,7 @@ class Film:
         whole = [Image.new("RGB", (WIDTH, height), "white") for _ in self.frames]
         for page, frame in zip(whole, self.frames):
             page.paste(frame)
-        milliseconds = [round(1000 * min(seconds, 2.5)) for seconds in self.durations]
+        milliseconds = [round(1000 * seconds) for seconds in self.durations]
         whole[0].save(path, save_all=True, append_images=whole[1:], duration=milliseconds, loop=0, quality=60, method=6)
 
 
@@ -76,7 +70,8 @@ def draw(page: Page, panel: Locator, film: Film) -> None:
     for _ in range(400):
         film.take()
         if panel.locator("img").first.get_attribute("src") != before:
-            return film.take_for(1.5)
+            page.wait_for_timeout(500)  # the strip below has it, too
+            return film.take(HELD)
     raise SystemExit("No new picture came: look at the notebook in JupyterLab.")
 
 
@@ -95,7 +90,7 @@ def act(page: Page) -> Film:
         draw(page, panel, film)
     handle = panel.locator(".widget-slider .noUi-handle").first
     for _ in range(3):
-        handle.press("PageDown")
+        handle.press("PageUp")
         film.take()
         draw(page, panel, film)
     return film
