@@ -8,6 +8,7 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DPMSolverMultistepScheduler,
+    MultiControlNetModel,
     StableDiffusionControlNetPipeline,
     UNet2DConditionModel,
 )
@@ -117,3 +118,25 @@ def obedience(
     seen = Classifier()([obeying[i] for i in singles]).best("noun")
     right = share([noun == scenes[i].description.nouns[0] for noun, i in zip(seen, singles)])
     return {"images": count, **scores, "noun right, scale 1": right}
+
+
+def both_obeyed(
+    nets: Sequence[ControlNetModel],
+    usual: Sequence[Callable[[world.Scene], np.ndarray]],
+    measures: dict[str, Measure],
+    count: int,
+    scale: float = 0.5,
+) -> dict[str, float]:
+    """What each of two ControlNets loses when they share a picture at this scale each, over `count` fresh scenes.
+
+    `measures` has one for each net, in their order: taken where both are heard, and where its net is alone at scale 1.
+    """
+    scenes = plain_scenes(count, FRESH + 500_000)
+    captions, controls = [s.caption for s in scenes], [[as_image(picture(s)) for picture in usual] for s in scenes]
+    shared = draw(pipeline(MultiControlNetModel(nets)), captions, controls, controlnet_conditioning_scale=[scale] * 2)
+    scores = {}
+    for i, (name, measure) in enumerate(measures.items()):
+        alone = draw(pipeline(nets[i]), captions, [pair[i] for pair in controls])
+        scores[f"{name}, this net alone"] = mean(measure, scenes, alone)
+        scores[f"{name}, two nets at {scale}"] = mean(measure, scenes, shared)
+    return scores

@@ -20,11 +20,15 @@ def keep_strip(run: Path, step: int, images: Sequence[Image.Image]) -> None:
     make_image_grid(list(images[:SHOWN]), 1, len(images[:SHOWN])).save(folder / f"{step:05d}.png")
 
 
-def film(run: Path) -> None:
-    """growth.webp of a run: what the probes drew, one row a step, more of them from the beginning."""
+def film_rows(run: Path) -> list[Path]:
+    """The strips that the film shows, one a row: more of them from the beginning."""
     strips = sorted((run / "probes").glob("*.png"))
-    if strips:
-        places_in_time = {round(share * (len(strips) - 1)) for share in np.linspace(0, 1, GROWTH) ** 2}
-        rows = [strips[i] for i in sorted(places_in_time)]
+    places_in_time = {round(share * (len(strips) - 1)) for share in np.linspace(0, 1, GROWTH) ** 2}
+    return [strips[i] for i in sorted(places_in_time)] if strips else []
+
+
+def film(run: Path) -> None:
+    """growth.webp of a run: what the probes drew, one row a step."""
+    if rows := film_rows(run):
         sheet = labelled_grid([Image.open(row) for row in rows], [f"step {int(row.stem)}" for row in rows], 1)
         sheet.save(run / "growth.webp", quality=85)

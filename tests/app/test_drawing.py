@@ -169,10 +169,27 @@ def test_the_preview_resembles_the_decoded_picture(studio):
     last = followed(drawing)[-1].preview
     small = drawing.picture.reduce(8)
     assert last.size == small.size == (16, 16)
-    one, other = (np.asarray(image, float).ravel() for image in (last, small))
-    turned = np.asarray(last.rotate(180), float).ravel()
-    assert np.corrcoef(one, other)[0, 1] > np.corrcoef(turned, other)[0, 1] + 0.3
-    assert np.corrcoef(one, other)[0, 1] > 0.9
+    assert likeness(last, small) > likeness(last.rotate(180), small) + 0.3
+    assert likeness(last, small) > 0.9
+
+
+def likeness(image: Image.Image, other: Image.Image) -> float:
+    """How two pictures of one size go together, -1 to 1."""
+    return np.corrcoef(*(np.asarray(i, float).ravel() for i in (image, other)))[0, 1]
+
+
+@pytest.fixture(scope="module")
+def another(studio) -> Image.Image:
+    """Another picture, as small as a preview."""
+    return studio.draw(asked(studio, prompt="a 3d render of a rocket at night", seed=3))[0].reduce(8)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_third_of_the_way_the_preview_shows_what_will_be(studio, another, scheduler):
+    drawing = Drawing(studio, asked(studio, scheduler=scheduler, num_inference_steps=9))
+    steps = followed(drawing)
+    early, finished = steps[len(steps) // 3].preview, drawing.picture.reduce(8)
+    assert likeness(early, finished) > likeness(early, another) + 0.2
 
 
 def test_early_previews_of_large_latents_are_not_burnt_out(studio):

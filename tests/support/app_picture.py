@@ -2,7 +2,8 @@
 
     .venv/bin/python tests/support/app_picture.py
 
-A scene is drawn, taken into the inpainting tab, and painted over; the page as it then stands is photographed.
+A scene is drawn, and the page is photographed on the way; then it is taken into the inpainting tab, painted over, and
+photographed again. One stands below the other.
 """
 
 import io
@@ -17,7 +18,7 @@ from jupyter_pages import CHROMIUM, FLAGS
 from sdhelpers.paths import ROOT
 
 TARGET = ROOT / "data" / "recipes" / "sheets" / "app.webp"
-WIDTH = 900  # pixels of the picture
+WIDTH, GAP = 900, 6  # pixels of the picture, and between its halves
 WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # the image editor paints with it
 
 
@@ -44,19 +45,33 @@ def paint(page: Page) -> None:
     page.mouse.up()
 
 
-def act(page: Page) -> None:
+def photograph(page: Page) -> Image.Image:
+    shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    return shot.resize((WIDTH, round(shot.height * WIDTH / shot.width)), Image.Resampling.LANCZOS)
+
+
+def on_the_way(page: Page) -> Image.Image:
     write(page, "prompt", "a 3d render of a penguin in the snow")
-    draw(page, "text")
+    page.evaluate("window.scrollTo(0, 0)")
+    page.locator("#draw-text").click()
+    page.wait_for_function("() => +document.querySelector('#seen progress')?.value >= 8", timeout=120_000)
+    shot = photograph(page)
+    page.locator("#seen img[alt='the picture']").wait_for(timeout=120_000)
+    return shot
+
+
+def inpainted(page: Page) -> Image.Image:
     page.get_by_role("tab", name="Inpainting").click()
     page.locator("#last-inpaint").click()
     page.wait_for_timeout(4000)  # the canvas takes the picture's size
-    page.locator("#editor").scroll_into_view_if_needed()
+    page.locator("#draw-inpaint").scroll_into_view_if_needed()
     paint(page)
     page.wait_for_timeout(1500)
     write(page, "prompt", "a 3d render of an owl in the snow")
     draw(page, "inpaint")
     page.locator("#gallery img").nth(1).wait_for(timeout=20_000)
     page.wait_for_timeout(1500)
+    return photograph(page)
 
 
 def main() -> None:
@@ -71,17 +86,18 @@ def main() -> None:
             executable_path=CHROMIUM or playwright.chromium.executable_path,
             args=[flag for flag in FLAGS if flag != "--disable-gpu"] + WEBGL,
         )
-        page = browser.new_page(viewport={"width": 1200, "height": 1250})
+        page = browser.new_page(viewport={"width": 1200, "height": 960})
         page.goto(app.local_url)
         page.locator("#draw-text").wait_for(timeout=60_000)
-        act(page)
-        shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        shots = [on_the_way(page), inpainted(page)]
         browser.close()
         app.close()
         studio.close()
-    shot = shot.resize((WIDTH, round(shot.height * WIDTH / shot.width)), Image.Resampling.LANCZOS)
+    sheet = Image.new("RGB", (WIDTH, sum(shot.height for shot in shots) + GAP), "gray")
+    sheet.paste(shots[0])
+    sheet.paste(shots[1], (0, shots[0].height + GAP))
     part = TARGET.with_suffix(".part.webp")
-    shot.save(part, quality=80)
+    sheet.save(part, quality=80)
     os.replace(part, TARGET)
     print(f"Wrote {TARGET} ({TARGET.stat().st_size:,} bytes).")
 

@@ -1,13 +1,18 @@
 """The ControlNet of depth: the world's own, near is white."""
 
+import dataclasses
 import functools
 
 import numpy as np
+import torch
+from diffusers import ControlNetModel
 from PIL import Image
 
-from controlled import outlines_found
+from controlled import both_obeyed, edge_f1, obedience, outlines_found
+from parts import controlnet_canny
 from parts.controlnet import Control
-from sdhelpers import world
+from recipe import Options
+from sdhelpers import models, world
 from sdhelpers.measures.depth import DepthEstimator, order_right
 
 
@@ -24,4 +29,16 @@ def order_kept(scene: world.Scene, image: Image.Image) -> float:
     return order_right(estimator()([image])[0], scene.depth)
 
 
-RECIPE = Control(picture, picture, {"outlines found": outlines_found, "order of depths right": order_kept}).recipe()
+MEASURES = {"outlines found": outlines_found, "order of depths right": order_kept}
+
+
+def score(controlnet: ControlNetModel, options: Options) -> dict[str, float]:
+    """How well it obeys, and what it and the net of edges lose when both draw one picture (half as many pictures)."""
+    scores = obedience(controlnet, picture, MEASURES, options.images)
+    edges = ControlNetModel.from_pretrained(models.locate("controlnet-canny"), dtype=torch.float32)
+    nets, pictures = (controlnet, edges.to(controlnet.device).eval()), (picture, controlnet_canny.usual)
+    asked = {"order of depths right": order_kept, "edge F1": edge_f1}
+    return scores | both_obeyed(nets, pictures, asked, max(1, options.images // 2))
+
+
+RECIPE = dataclasses.replace(Control(picture, picture, MEASURES).recipe(), score=score)
