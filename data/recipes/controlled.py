@@ -136,7 +136,8 @@ def both_obeyed(
     shared = draw(pipeline(MultiControlNetModel(nets)), captions, controls, controlnet_conditioning_scale=[scale] * 2)
     scores = {}
     for i, (name, measure) in enumerate(measures.items()):
-        alone = draw(pipeline(nets[i]), captions, [pair[i] for pair in controls])
-        scores[f"{name}, this net alone"] = mean(measure, scenes, alone)
-        scores[f"{name}, two nets at {scale}"] = mean(measure, scenes, shared)
+        alone = mean(measure, scenes, draw(pipeline(nets[i]), captions, [pair[i] for pair in controls]))
+        together = mean(measure, scenes, shared)
+        scores[f"{name}, this net alone"], scores[f"{name}, two nets at {scale}"] = alone, together
+        scores[f"{name}, lost to the other net"] = round(alone - together, 4)
     return scores

@@ -109,7 +109,8 @@ class Training:
     def _resume(self) -> None:
         checkpoint = self.folder / "checkpoint"
         if self.options.fresh:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            for old in (checkpoint, self.folder / "probes"):
+                shutil.rmtree(old, ignore_errors=True)
         if checkpoint.exists():
             self.accelerator.load_state(checkpoint)
             self.progress.samples = self.progress.samples or self.progress.step * self.options.batch
