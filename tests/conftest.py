@@ -51,3 +51,36 @@ def writer():
     from sdhelpers.prompts.language_model import Prompter
 
     return Prompter()
+
+
+@pytest.fixture
+def browser_flags() -> list[str]:
+    """What Chromium is started with; a folder of tests may want others."""
+    from jupyter_pages import FLAGS
+
+    return FLAGS
+
+
+@pytest.fixture
+def browser(browser_flags):
+    """A real browser: CI must have one, elsewhere its tests are skipped without it."""
+    from jupyter_pages import CHROMIUM
+
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        path = CHROMIUM or p.chromium.executable_path
+        if not Path(path).exists():
+            if os.environ.get("CI"):
+                pytest.fail("CI must have a browser: install chromium.")
+            pytest.skip("no Chromium here: install chromium, or run `playwright install chromium`")
+        browser = p.chromium.launch(executable_path=path, args=browser_flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def artefacts(tmp_path) -> Path:
+    """The folder for screenshots: CI keeps it."""
+    folder = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,4 +1,4 @@
-"""The app with one studio for all tests, served on this computer, and a browser."""
+"""The app with one studio for all tests, served on this computer."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from jupyter_pages import CHROMIUM, FLAGS
+from jupyter_pages import WITH_WEBGL
 
 
 @pytest.fixture(scope="session")
@@ -50,23 +50,5 @@ def scene_file(scene, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        path = CHROMIUM or p.chromium.executable_path
-        if not Path(path).exists():
-            if os.environ.get("CI"):
-                pytest.fail("CI must have a browser: install chromium.")
-            pytest.skip("no Chromium here: install chromium, or run `playwright install chromium`")
-        webgl = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # the image editor paints with it
-        browser = p.chromium.launch(executable_path=path, args=[f for f in FLAGS if f != "--disable-gpu"] + webgl)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def artefacts(tmp_path) -> Path:
-    """The folder for screenshots: CI keeps it."""
-    folder = Path(os.environ.get("SDHELPERS_ARTEFACTS") or tmp_path)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def browser_flags() -> list[str]:
+    return WITH_WEBGL  # the image editor paints with it

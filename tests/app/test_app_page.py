@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app_pages import draw, put
 from sdhelpers.app.pictures import opened
 from sdhelpers.metadata import read_image
 
@@ -24,20 +25,6 @@ def tab(browser, page):
     context.close()
     elsewhere = [url for url in asked if not url.startswith((page.local_url, "data:", "blob:"))]
     assert wrong == [] and elsewhere == []
-
-
-def put(tab, field: str, value) -> None:
-    """Write into a field: a text, or the number of a slider."""
-    box = tab.locator(f"#{field} textarea, #{field} input[type=number], #{field} input[type=text]").first
-    box.fill(str(value))
-    box.press("Tab")
-
-
-def draw(tab, task: str, timeout: float = 60_000) -> None:
-    """Press a tab's button and wait for its picture."""
-    tab.evaluate("() => document.querySelectorAll('#seen img').forEach(image => image.dataset.old = '1')")
-    tab.locator(f"#draw-{task}").click()
-    tab.locator("#seen img[alt='the picture']:not([data-old])").wait_for(timeout=timeout)
 
 
 def drawn(tab) -> Image.Image:

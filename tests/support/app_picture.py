@@ -14,24 +14,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from jupyter_pages import CHROMIUM, FLAGS
+from app_pages import draw, put
+from jupyter_pages import CHROMIUM, WITH_WEBGL
 from sdhelpers.paths import ROOT
 
 TARGET = ROOT / "data" / "recipes" / "sheets" / "app.webp"
 WIDTH, GAP = 900, 6  # pixels of the picture, and between its halves
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # the image editor paints with it
-
-
-def write(page: Page, field: str, value: str) -> None:
-    box = page.locator(f"#{field} textarea, #{field} input[type=number]").first
-    box.fill(value)
-    box.press("Tab")
-
-
-def draw(page: Page, task: str) -> None:
-    page.evaluate("() => document.querySelectorAll('#seen img').forEach(image => image.dataset.old = '1')")
-    page.locator(f"#draw-{task}").click()
-    page.locator("#seen img[alt='the picture']:not([data-old])").wait_for(timeout=120_000)
 
 
 def paint(page: Page) -> None:
@@ -51,7 +39,7 @@ def photograph(page: Page) -> Image.Image:
 
 
 def on_the_way(page: Page) -> Image.Image:
-    write(page, "prompt", "a 3d render of a penguin in the snow")
+    put(page, "prompt", "a 3d render of a penguin in the snow")
     page.evaluate("window.scrollTo(0, 0)")
     page.locator("#draw-text").click()
     page.wait_for_function("() => +document.querySelector('#seen progress')?.value >= 8", timeout=120_000)
@@ -67,7 +55,7 @@ def inpainted(page: Page) -> Image.Image:
     page.locator("#draw-inpaint").scroll_into_view_if_needed()
     paint(page)
     page.wait_for_timeout(1500)
-    write(page, "prompt", "a 3d render of an owl in the snow")
+    put(page, "prompt", "a 3d render of an owl in the snow")
     draw(page, "inpaint")
     page.locator("#gallery img").nth(1).wait_for(timeout=20_000)
     page.wait_for_timeout(1500)
@@ -84,7 +72,7 @@ def main() -> None:
         app = start(studio)
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM or playwright.chromium.executable_path,
-            args=[flag for flag in FLAGS if flag != "--disable-gpu"] + WEBGL,
+            args=WITH_WEBGL,
         )
         page = browser.new_page(viewport={"width": 1200, "height": 960})
         page.goto(app.local_url)
