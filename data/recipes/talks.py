@@ -4,20 +4,22 @@ Every second picture is a crowd to be counted, the others are scenes as sd15 lea
 """
 
 import dataclasses
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from scenes_data import FRESH
 from sdhelpers import world
 from sdhelpers.images import to_tensor
 from sdhelpers.world import crowds, questions
-from sdhelpers.world.captions import PLACE_WORDS, pick
+from sdhelpers.world.captions import PLACE_WORDS, STYLE_WORDS, pick
 from sdhelpers.world.questions import NUMBERS, Question, plural, with_article
 
 DESCRIBE = "describe the picture."
@@ -30,8 +32,9 @@ ASKED = 100  # fresh pictures for each kind of question
 class Talk:
     """A picture, and questions about it in the order in which they are asked."""
 
-    image: Image.Image
+    image: Image.Image | torch.Tensor  # or what a tower has seen in it (seen.py)
     turns: tuple[Question, ...]
+    truth: dict | None = None  # what the picture holds
 
 
 def crowd_caption(crowd: crowds.Crowd) -> str:
@@ -42,7 +45,10 @@ def crowd_caption(crowd: crowds.Crowd) -> str:
     return f"{' and '.join(things)} {where}, {crowd.style}"
 
 
-def picture_of(rng: np.random.RandomState, nouns: Sequence[str] | None, crowd: bool) -> world.Scene | crowds.Crowd:
+Picture = world.Scene | crowds.Crowd
+
+
+def picture_of(rng: np.random.RandomState, nouns: Sequence[str] | None, crowd: bool) -> Picture:
     """A crowd, or a scene that is neither spoilt nor cropped."""
     if crowd:
         return crowds.sample(rng, nouns=nouns)
@@ -52,16 +58,42 @@ def picture_of(rng: np.random.RandomState, nouns: Sequence[str] | None, crowd: b
             return world.draw(description, rng)
 
 
+def picture(number: int, nouns: Sequence[str] | None = None) -> Picture:
+    """Picture `number`: every second one is a crowd."""
+    return picture_of(np.random.RandomState(number % 2**32), nouns, crowd=bool(number % 2))
+
+
+def truth_of(picture: Picture) -> dict:
+    """What questions are answered from."""
+    if isinstance(picture, crowds.Crowd):
+        return {"nouns": picture.nouns, "style": picture.style, "place": picture.place}
+    return {"description": dataclasses.asdict(picture.description)}
+
+
+def picture_from(truth: dict) -> Picture:
+    """A picture without its pixels."""
+    if "description" not in truth:
+        return crowds.Crowd(None, tuple(truth["nouns"]), truth["style"], truth["place"], [])
+    told = world.Description(**truth["description"] | {"nouns": tuple(truth["description"]["nouns"])})
+    return world.Scene(None, "", told, [], [], None, None, [])
+
+
+def questions_of(picture: Picture, rng: np.random.RandomState, nouns: Sequence[str] | None) -> list[Question]:
+    """What may be asked of a picture, in an order by chance; one in so many of them begins with its caption."""
+    turns = questions.about(picture, rng, nouns)
+    if rng.random_sample() < DESCRIBED:
+        is_crowd = isinstance(picture, crowds.Crowd)
+        caption = crowd_caption(picture) if is_crowd else world.write_caption(picture.description, rng, complete=True)
+        turns = [Question("caption", DESCRIBE, caption), *turns]
+    return turns
+
+
 def talk(number: int, nouns: Sequence[str] | None = None) -> Talk:
     """Conversation `number`: the same number gives the same one."""
     rng = np.random.RandomState(number % 2**32)
     picture = picture_of(rng, nouns, crowd=bool(number % 2))
-    turns = questions.about(picture, rng, nouns)[:TURNS]
-    if rng.random_sample() < DESCRIBED:
-        is_crowd = isinstance(picture, crowds.Crowd)
-        caption = crowd_caption(picture) if is_crowd else world.write_caption(picture.description, rng, complete=True)
-        turns = [Question("caption", DESCRIBE, caption), *turns[: TURNS - 1]]
-    return Talk(picture.image, tuple(turns))
+    turns = questions_of(picture, rng, nouns)[:TURNS]
+    return Talk(picture.image, tuple(turns), truth_of(picture))
 
 
 def answers_right(talks: Sequence[Talk], answers: Sequence[str]) -> dict[str, float]:
@@ -78,30 +110,24 @@ def one_question(number: int, kind: str, nouns: Sequence[str] | None = None) -> 
     rng = np.random.RandomState(number % 2**32)
     picture = picture_of(rng, nouns, crowd=bool(number % 2))
     found = [q for q in questions.about(picture, rng, nouns) if q.kind == kind]
-    return Talk(picture.image, (pick(rng, found),)) if found else None
-
-
-class Talks(Dataset):
-    """Conversation number i; with `count`, the first so many over and over."""
-
-    def __init__(self, count: int = 0):
-        self.count = count
-
-    def __getitem__(self, number: int) -> Talk:
-        return talk(number % self.count if self.count else number)
-
-    collate = staticmethod(list)
+    return Talk(picture.image, (pick(rng, found),), truth_of(picture)) if found else None
 
 
 def to_batch(
     spoken: Sequence[Talk], tokens: Sequence[list[int]], labels: Sequence[list[int]], pad: int
 ) -> tuple[torch.Tensor, ...]:
-    """Tokens, attention mask and labels, all [batch, length], and pixels [batch, 3, 128, 128]."""
+    """Tokens, attention mask and labels, all [batch, length], and pixels (`pixels_of`)."""
     lengths = torch.tensor([len(row) for row in tokens])
     ids = pad_sequence([torch.tensor(row) for row in tokens], True, pad)
     wanted = pad_sequence([torch.tensor(row) for row in labels], True, -100)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return ids, mask, wanted, torch.stack([to_tensor(one.image) for one in spoken])
+    return ids, mask, wanted, pixels_of(spoken)
+
+
+def pixels_of(spoken: Sequence[Talk]) -> torch.Tensor:
+    """Pixels [batch, 3, 128, 128], or what a tower has seen [batch, tokens, width]."""
+    given = [one.image if isinstance(one.image, torch.Tensor) else to_tensor(one.image) for one in spoken]
+    return torch.stack(given)
 
 
 class Answering:
@@ -118,13 +144,73 @@ class Answering:
         return model(input_ids=tokens, attention_mask=mask, labels=labels, pixel_values=pixels).loss, {}
 
 
-def accuracy(answer: Callable[[Sequence[Talk]], list[str]]) -> dict[str, float]:
-    """Exact answers about fresh pictures, and how many of them come out right when another picture is shown."""
+class Contents:
+    """What pictures hold, as numbers, for a linear layer that reads them off what a model has made of the pictures.
+
+    `targets` gives counts [pictures, nouns] from 0 to MOST; style, place, and the nouns that are over and under the
+    other [pictures, 4], -100 where nothing is. `loss_of` takes the layer's `width` outputs.
+    """
+
+    def __init__(self, nouns: Sequence[str]):
+        self.nouns, self.wheres = list(nouns), [*world.PLACES, *world.COLOURS]
+        self.sizes = [len(world.STYLES), len(self.wheres), len(self.nouns), len(self.nouns)]
+        self.width = (crowds.MOST + 1) * len(self.nouns) + sum(self.sizes)
+
+    def targets(self, truths: Sequence[dict]) -> tuple[torch.Tensor, torch.Tensor]:
+        counts, others = torch.zeros(len(truths), len(self.nouns), dtype=torch.long), []
+        for row, truth in zip(counts, truths):
+            told = truth.get("description", truth)
+            for noun in told["nouns"]:
+                row[self.nouns.index(noun)] += 1
+            above = told.get("relation") in ("on top of", "riding")
+            order = [self.nouns.index(noun) for noun in told["nouns"]] if above else [-100, -100]
+            others.append([world.STYLES.index(told["style"]), self.wheres.index(told["place"]), *order])
+        return counts, torch.tensor(others)
+
+    def loss_of(self, outputs: torch.Tensor, counts: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of everything; the nouns, most of which are not there, count a quarter each."""
+        numbers, *rest = outputs.float().split([(crowds.MOST + 1) * len(self.nouns), *self.sizes], dim=1)
+        each = F.cross_entropy(numbers.unflatten(1, (-1, crowds.MOST + 1)).transpose(1, 2), counts, reduction="sum")
+        loss = each / len(counts) / 4
+        for logits, wanted in zip(rest, others.T):
+            if (wanted >= 0).any():
+                loss = loss + F.cross_entropy(logits, wanted)
+        return loss
+
+
+def found_in(caption: str, truth: dict) -> dict[str, bool]:
+    """Whether a caption names every noun, the style and the place, in any of the world's words for them."""
+    told, said = truth.get("description", truth), caption.lower()
+    ends = (phrase.split()[-1] for phrase in PLACE_WORDS.get(told["place"], ()))
+    return {
+        "noun": all(names(said, noun, plural(noun)) for noun in told["nouns"]),
+        "style": names(said, *STYLE_WORDS[told["style"]]),
+        "place": names(said, told["place"], *ends),
+    }
+
+
+def names(text: str, *words: str) -> bool:
+    """Whether one of the words stands in the text, as a whole."""
+    return any(re.search(rf"\b{re.escape(one.lower())}\b", text) for one in words)
+
+
+def accuracy(
+    answer: Callable[[Sequence[Talk]], list[str]], nouns: Sequence[str], asked: int = ASKED
+) -> dict[str, float]:
+    """Exact answers about fresh pictures, those that come out right with another picture, and what captions name."""
     scores = {}
     for kind in questions.KINDS:
-        found = (one_question(FRESH + 50_000 + i, kind) for i in range(100 * ASKED))
-        spoken = [one for one in found if one][:ASKED]
-        others = [Talk(spoken[i - 1].image, one.turns) for i, one in enumerate(spoken)]
+        found = (one_question(FRESH + 50_000 + i, kind, nouns) for i in range(100 * asked))
+        spoken = list(itertools.islice((one for one in found if one), asked))
+        others = [dataclasses.replace(one, image=spoken[i - 1].image) for i, one in enumerate(spoken)]
         for what, some in ((kind, spoken), (f"{kind}, of another picture", others)):
             scores |= {what: answers_right(some, answer(some))[kind]}
-    return scores
+    described = [captioned(FRESH + 80_000 + i, nouns) for i in range(2 * asked)]
+    named = [found_in(caption, one.truth) for one, caption in zip(described, answer(described))]
+    return scores | {f"caption: {what}": round(float(np.mean([one[what] for one in named])), 4) for what in named[0]}
+
+
+def captioned(number: int, nouns: Sequence[str] | None = None) -> Talk:
+    """Picture `number`, to be described."""
+    drawn = picture(number, nouns)
+    return Talk(drawn.image, (Question("caption", DESCRIBE, ""),), truth_of(drawn))

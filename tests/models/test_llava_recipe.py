@@ -11,6 +11,7 @@ import talks
 from parts import llava
 from sdhelpers import models
 from sdhelpers.world import questions
+from seen import Kept
 
 SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
 
@@ -18,8 +19,8 @@ SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_atte
 @pytest.fixture(scope="module")
 def options(tmp_path_factory, monkeymodule):
     monkeymodule.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
-    monkeymodule.setattr(llava, "build_tokenizer", lambda build=llava.build_tokenizer: build(300))
-    return argparse.Namespace(init=None, run=None, architecture=SMALL)
+    monkeymodule.setattr(llava, "build_tokenizer", lambda nouns, build=llava.build_tokenizer: build(nouns, 300))
+    return argparse.Namespace(init=None, run=None, nouns="nouns.txt", architecture=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +75,30 @@ def test_the_tower_is_clips_and_stays_so(model):
         assert torch.allclose(model.model.vision_tower(pixels).last_hidden_state, clip.last_hidden_state, atol=1e-5)
 
 
+@torch.no_grad()
+def test_what_the_tower_has_seen_stands_for_the_picture(model, options, monkeypatch):
+    nouns = places.words(options.nouns)
+    batch = llava.to_tensors(llava.tokenizer_of(options), [talks.talk(i, nouns) for i in range(3)])
+    theirs = talks.Answering.loss_of(model, *batch)[0]
+    tower, layer = model.model.vision_tower, model.config.vision_feature_layer
+    seen = tower(batch[3], output_hidden_states=True).hidden_states[layer]
+    model.model.vision_tower = Kept()
+    ours = talks.Answering.loss_of(model, *batch[:3], seen)[0]
+    model.model.vision_tower = tower
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 def test_the_answer_follows_from_the_picture_and_a_step_lowers_the_loss(model, options):
-    batch = llava.to_tensors(llava.tokenizer_of(options), [talks.talk(i) for i in range(4)])
-    tokens, mask, labels, pixels = batch
-    loss, _ = talks.Answering.loss_of(model, *batch)
-    other, _ = talks.Answering.loss_of(model, tokens, mask, labels, pixels.flip(0))
-    assert loss != other
+    answering = llava.Answering(argparse.Namespace(options=options, device=torch.device("cpu"), model=model))
+    nouns = places.words(options.nouns)
+    batch = answering.prepare([talks.talk(i, nouns) for i in range(4)])
+    loss, parts = answering.loss_of(model, *batch)
+    _, others = answering.loss_of(model, *batch[:3], batch[3].flip(0), *batch[4:])
+    assert parts["answers"] != others["answers"] and parts["contents"] != others["contents"]
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     loss.backward()
     optimizer.step()
-    assert talks.Answering.loss_of(model, *batch)[0] < loss
+    assert answering.loss_of(model, *batch)[0] < loss
 
 
 def test_the_export_holds_all_but_the_tower(model, options, tmp_path):
@@ -91,5 +106,5 @@ def test_the_export_holds_all_but_the_tower(model, options, tmp_path):
     with safe_open(tmp_path / "changed.safetensors", "pt") as file:
         kept = set(file.keys())
     lacking = set(model.state_dict()) - kept
-    assert kept and all(".vision_tower." in name for name in lacking)
+    assert kept and all(".vision_tower." in name or name.startswith("contents.") for name in lacking)
     assert {"config.json", "generation_config.json", "tokenizer.json"} <= {p.name for p in tmp_path.iterdir()}

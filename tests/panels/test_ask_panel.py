@@ -46,8 +46,8 @@ def speaker(tmp_path_factory):
     """A BLIP-2 of the recipe with random weights: what it says means nothing, and follows from picture and question."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
-        patch.setattr(blip2, "build_tokenizer", lambda build=blip2.build_tokenizer: build(100))
-        options = argparse.Namespace(init=None, run=None, queries=4, architecture=SMALL)
+        patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 100))
+        options = argparse.Namespace(init=None, run=None, queries=4, nouns="nouns.txt", architecture=SMALL)
         torch.manual_seed(0)
         model = blip2.build(options).eval()
         processor = blip2.processor_of(blip2.tokenizer_of(options), options.queries)

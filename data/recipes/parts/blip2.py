@@ -18,6 +18,7 @@ from transformers import (
     Blip2Processor,
     Blip2QFormerConfig,
     Blip2VisionConfig,
+    Blip2VisionModel,
     BlipImageProcessor,
     CLIPModel,
     CLIPProcessor,
@@ -25,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import places
 import talks
 from bpe import byte_level, home
 from export import save
@@ -33,15 +35,17 @@ from recipe import Options, Recipe
 from scenes_data import FRESH, fresh_scenes
 from sdhelpers import models
 from sdhelpers.images import to_tensor
+from seen import Kept, SeenTalks
 
 TOKENS, LENGTH = 1024, 96
 END, PAD, IMAGE = "</s>", "<pad>", "<image>"
 QUESTION = "Question: {} Answer:"
+HELD = 0.2  # how much the reading of the queries counts beside the answers
 
 
-def build_tokenizer(conversations: int = 5_000) -> PreTrainedTokenizerFast:
+def build_tokenizer(nouns: Sequence[str], conversations: int = 5_000) -> PreTrainedTokenizerFast:
     """A small byte-level BPE that begins every text with OPT's mark."""
-    spoken = (talks.talk(FRESH + i).turns for i in range(conversations))
+    spoken = (talks.talk(FRESH + i, nouns).turns for i in range(conversations))
     texts = (f"{QUESTION.format(q.text)} {q.answer}" for turns in spoken for q in turns)
     raw = byte_level(texts, TOKENS, [END, PAD, IMAGE])
     raw.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
@@ -75,21 +79,48 @@ def prompt_of(turn: talks.Question) -> str:
 def to_tensors(
     tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk], queries: int
 ) -> tuple[torch.Tensor, ...]:
-    """Tokens, attention mask and labels, all [batch, length], and pixels; of each conversation the first answer."""
-    image, rows, wanted = [tokenizer.convert_tokens_to_ids(IMAGE)] * queries, [], []
-    for one in spoken:
-        turn = one.turns[0]
-        asked = image + tokenizer.encode(prompt_of(turn))
-        space = " " if prompt_of(turn) else ""
-        answer = tokenizer.encode(f"{space}{turn.answer}{END}", add_special_tokens=False)
-        rows.append(asked + answer)
-        wanted.append([-100] * len(asked) + answer)
-    return talks.to_batch(spoken, rows, wanted, tokenizer.pad_token_id)
+    """A row for each turn: tokens, attention mask and labels, all [rows, length]; pixels; each row's picture [rows]."""
+    image, rows, wanted, owners = [tokenizer.convert_tokens_to_ids(IMAGE)] * queries, [], [], []
+    for i, one in enumerate(spoken):
+        for turn in one.turns:
+            asked = image + tokenizer.encode(prompt_of(turn))
+            space = " " if prompt_of(turn) else ""
+            answer = tokenizer.encode(f"{space}{turn.answer}{END}", add_special_tokens=False)
+            rows.append(asked + answer)
+            wanted.append([-100] * len(asked) + answer)
+            owners.append(i)
+    return *talks.to_batch(spoken, rows, wanted, tokenizer.pad_token_id), torch.tensor(owners)
 
 
-def loss(training: Training) -> talks.Answering:
-    tokenizer, queries = tokenizer_of(training.options), training.options.queries
-    return talks.Answering(training.device, lambda spoken: to_tensors(tokenizer, spoken, queries))
+class Answering(talks.Answering):
+    """The loss of the answers, and of what a linear layer reads off the queries.
+
+    That layer stands for BLIP-2's first stage, in which the queries learn to hold what a picture's text tells before
+    any language model reads them; it is not kept.
+    """
+
+    def __init__(self, training: Training):
+        options = training.options
+        tokenizer, self.contents = tokenizer_of(options), talks.Contents(places.words(options.nouns))
+        super().__init__(training.device, lambda spoken: self.tensors(tokenizer, spoken, options.queries))
+
+    def tensors(self, tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk], queries: int):
+        return *to_tensors(tokenizer, spoken, queries), *self.contents.targets([one.truth for one in spoken])
+
+    def loss_of(self, model, tokens, mask, labels, pixels, owners, counts, others):
+        """As the library's `forward` reckons it, but that a picture is looked at once for all that is asked of it."""
+        queries = model.get_image_features(pixels).qformer_outputs.last_hidden_state
+        words = embedded(model, tokens, model.language_projection(queries)[owners])
+        said = model.language_model(inputs_embeds=words, attention_mask=mask, labels=labels).loss
+        held = self.contents.loss_of(model.contents(queries.flatten(1)), counts, others)
+        return said + HELD * held, {"answers": said, "contents": held}
+
+
+def embedded(model: Blip2ForConditionalGeneration, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """The vectors of tokens [rows, length, width], with `seen` [rows, queries, width] in the place of image tokens."""
+    words = model.get_input_embeddings()(tokens)
+    images = (tokens == model.config.image_token_index)[..., None]
+    return words.masked_scatter(images, seen.to(words.dtype))
 
 
 @torch.no_grad()
@@ -105,11 +136,6 @@ def answer(
         tokens = model.generate(**inputs.to(model.device), max_new_tokens=40, do_sample=False)
         answers += processor.batch_decode(tokens[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
     return answers
-
-
-def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, float]:
-    processor = processor_of(tokenizer_of(options), options.queries)
-    return talks.accuracy(lambda spoken: answer(model, processor, spoken))
 
 
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
@@ -153,24 +179,33 @@ def folded(clip: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tenso
 
 
 def build(options: Options) -> Blip2ForConditionalGeneration:
-    """Q-Former and OPT from nothing, behind the frozen image tower."""
+    """Q-Former and OPT from nothing, behind the frozen image tower, with the layer that reads the queries."""
     if options.init:
         model = Blip2ForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
-        model.vision_model.requires_grad_(False)
-        return model
-    if not home(options, "blip2").exists():
-        build_tokenizer().save_pretrained(home(options, "blip2"))
-    tokenizer, clip = tokenizer_of(options), CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32)
-    seen = clip.config.vision_config
+    else:
+        if not home(options, "blip2").exists():
+            build_tokenizer(places.words(options.nouns)).save_pretrained(home(options, "blip2"))
+        model = Blip2ForConditionalGeneration(configuration(options))
+        torch.nn.init.normal_(model.query_tokens, std=0.02)
+        model.vision_model.load_state_dict(tower())
+    model.vision_model.requires_grad_(False)
+    read = options.queries * model.config.qformer_config.hidden_size
+    model.contents = torch.nn.Linear(read, talks.Contents(places.words(options.nouns)).width)
+    return model
+
+
+def configuration(options: Options) -> Blip2Config:
+    """The sizes of all three parts; the tower has pocket CLIP's."""
+    tokenizer, seen = tokenizer_of(options), pocket_clip().config
     shape = {k: getattr(seen, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers",
-             "num_attention_heads", "image_size", "patch_size", "hidden_act")}  # fmt: skip
+             "num_attention_heads", "image_size", "patch_size", "hidden_act", "layer_norm_eps")}  # fmt: skip
     ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
-    config = Blip2Config(
-        vision_config=Blip2VisionConfig(**shape, layer_norm_eps=seen.layer_norm_eps, qkv_bias=True).to_dict(),
+    return Blip2Config(
+        vision_config=Blip2VisionConfig(**shape, qkv_bias=True).to_dict(),
         qformer_config=Blip2QFormerConfig(
             vocab_size=len(tokenizer),
             encoder_hidden_size=seen.hidden_size,
-            cross_attention_frequency=2,
+            cross_attention_frequency=1,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
             **options.architecture["qformer"],
@@ -186,18 +221,46 @@ def build(options: Options) -> Blip2ForConditionalGeneration:
         num_query_tokens=options.queries,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
     )
-    model = Blip2ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.query_tokens, std=0.02)
+
+
+def pocket_clip() -> torch.nn.Module:
+    """Pocket CLIP's image tower."""
+    return CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model.eval()
+
+
+def tower() -> dict[str, torch.Tensor]:
+    """The weights of the image tower, as BLIP-2 names them."""
     pixels = torch.stack([to_tensor(scene.image) for scene in fresh_scenes(64)])
-    model.vision_model.load_state_dict(folded(clip.vision_model, pixels))
-    model.vision_model.requires_grad_(False)
-    return model
+    return folded(pocket_clip(), pixels)
 
 
-def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options) -> None:
+def data(options: Options) -> SeenTalks:
+    """Conversations about what the tower has seen."""
+    look = Blip2VisionModel(configuration(options).vision_config).eval()
+    look.load_state_dict(tower())
+    nouns = places.words(options.nouns)
+    return SeenTalks("seen_blip2", options.drawn, nouns, lambda pixels: look(pixels)[0], options.turns, options.scenes)
+
+
+def loss(training: Training) -> Answering:
+    training.model.vision_model = Kept()  # it has looked already
+    return Answering(training)
+
+
+def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, float]:
+    """Fresh pictures, through the tower, which comes back for good."""
+    model.vision_model = Blip2VisionModel(model.config.vision_config)
+    model.vision_model.load_state_dict(tower())
+    processor = processor_of(tokenizer_of(options), options.queries)
+    return talks.accuracy(lambda spoken: answer(model.eval(), processor, spoken), places.words(options.nouns))
+
+
+def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options) -> dict:
     """The folder that `from_pretrained` loads, with its processor."""
+    del model.contents
     save(model, folder)
     processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
+    return {"nouns": places.words(options.nouns)}
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(options.scenes), loss, score, export)
+RECIPE = Recipe(build, data, loss, score, export)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoModel,
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPModel,
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+import places
 import talks
 from bpe import byte_level, home
 from export import save_changed
@@ -29,9 +31,11 @@ from loop import Training
 from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import models
+from seen import Kept, SeenTalks
 
 TOKENS, LENGTH = 1024, 192
 END, IMAGE = "</s>", "<image>"
+HELD = 0.2  # how much the reading of the picture counts beside the answers
 TEMPLATE = (
     "{% for message in messages %}{{ message.role | upper }}: "
     "{% for part in message.content if part.type == 'image' %}<image>\n{% endfor %}"
@@ -42,9 +46,9 @@ TEMPLATE = (
 TRAINED = ("model.language_model.", "model.multi_modal_projector.", "lm_head.")
 
 
-def build_tokenizer(conversations: int = 5_000) -> PreTrainedTokenizerFast:
+def build_tokenizer(nouns: Sequence[str], conversations: int = 5_000) -> PreTrainedTokenizerFast:
     """A small byte-level BPE with LLaVA's two special tokens and its way to write a conversation."""
-    spoken = (talks.talk(FRESH + i).turns for i in range(conversations))
+    spoken = (talks.talk(FRESH + i, nouns).turns for i in range(conversations))
     texts = (f"USER: {q.text} ASSISTANT: {q.answer}" for turns in spoken for q in turns)
     raw = byte_level(texts, TOKENS, [END, IMAGE])
     return PreTrainedTokenizerFast(
@@ -96,9 +100,28 @@ def to_tensors(tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk])
     return talks.to_batch(spoken, rows, wanted, tokenizer.pad_token_id)
 
 
-def loss(training: Training) -> talks.Answering:
-    tokenizer = tokenizer_of(training.options)
-    return talks.Answering(training.device, lambda spoken: to_tensors(tokenizer, spoken))
+class Answering(talks.Answering):
+    """The loss of the answers, and of what a linear layer reads off the picture's tokens half-way up.
+
+    That layer makes the language model look before it speaks; it is not kept.
+    """
+
+    def __init__(self, training: Training):
+        options = training.options
+        tokenizer, self.contents = tokenizer_of(options), talks.Contents(places.words(options.nouns))
+        super().__init__(training.device, lambda spoken: self.tensors(tokenizer, spoken))
+
+    def tensors(self, tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk]):
+        return *to_tensors(tokenizer, spoken), *self.contents.targets([one.truth for one in spoken])
+
+    def loss_of(self, model, tokens, mask, labels, pixels, counts, others):
+        said = model(
+            input_ids=tokens, attention_mask=mask, labels=labels, pixel_values=pixels, output_hidden_states=True
+        )
+        half = said.hidden_states[len(said.hidden_states) // 2]  # [batch, length, width]
+        images = half[tokens == model.config.image_token_index].unflatten(0, (len(tokens), -1))
+        held = self.contents.loss_of(model.contents(torch.cat([images.mean(1), images.amax(1)], -1)), counts, others)
+        return said.loss + HELD * held, {"answers": said.loss, "contents": held}
 
 
 @torch.no_grad()
@@ -121,8 +144,10 @@ def answer(
 
 
 def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, float]:
+    """Fresh pictures, through the tower, which comes back for good."""
+    model.model.vision_tower = tower()
     processor = processor_of(tokenizer_of(options))
-    return talks.accuracy(lambda spoken: answer(model, processor, spoken))
+    return talks.accuracy(lambda spoken: answer(model.eval(), processor, spoken), places.words(options.nouns))
 
 
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
@@ -135,7 +160,7 @@ def build(options: Options) -> LlavaForConditionalGeneration:
         model = LlavaForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
     else:
         if not home(options, "llava").exists():
-            build_tokenizer().save_pretrained(home(options, "llava"))
+            build_tokenizer(places.words(options.nouns)).save_pretrained(home(options, "llava"))
         tokenizer = tokenizer_of(options)
         text = LlamaConfig(
             vocab_size=len(tokenizer),
@@ -155,23 +180,44 @@ def build(options: Options) -> LlavaForConditionalGeneration:
                 tie_word_embeddings=True,
             )
         )
-        tower = CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model
-        _inner(model.model.vision_tower).load_state_dict(tower.state_dict())
+        model.model.vision_tower = tower()
     model.model.vision_tower.requires_grad_(False)
+    read = 2 * model.config.text_config.hidden_size
+    model.contents = torch.nn.Linear(read, talks.Contents(places.words(options.nouns)).width)
     return model
 
 
-def _inner(tower: torch.nn.Module) -> torch.nn.Module:
-    """The tower itself, which some versions wrap in a model of its own."""
-    return getattr(tower, "vision_model", tower)
+def tower() -> torch.nn.Module:
+    """Pocket CLIP's image tower, in the class that LLaVA gives it, which some versions wrap in a model of its own."""
+    found = AutoModel.from_config(vision_config())
+    clip = CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model
+    getattr(found, "vision_model", found).load_state_dict(clip.state_dict())
+    return found.eval()
 
 
-def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> None:
+def data(options: Options) -> SeenTalks:
+    """Conversations about what the tower has seen, in the layer that LLaVA takes."""
+    look, layer = tower(), LlavaConfig().vision_feature_layer
+    nouns = places.words(options.nouns)
+
+    def seen(pixels: torch.Tensor) -> torch.Tensor:
+        return look(pixels, output_hidden_states=True).hidden_states[layer]
+
+    return SeenTalks("seen_llava", options.drawn, nouns, seen, options.turns, options.scenes)
+
+
+def loss(training: Training) -> Answering:
+    training.model.model.vision_tower = Kept()  # it has looked already
+    return Answering(training)
+
+
+def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> dict:
     """Projector and language model, with the configurations and the processor; the tower is pocket CLIP's."""
     save_changed(model, folder, TRAINED)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
+    return {"nouns": places.words(options.nouns)}
 
 
-RECIPE = Recipe(build, lambda options: talks.Talks(options.scenes), loss, score, export)
+RECIPE = Recipe(build, data, loss, score, export)
