@@ -1,5 +1,7 @@
 """Print from pytest's JUnit report the time and memory of each notebook, and the ten claims nearest to failing.
 
+Then the seconds of each file of tests.
+
 A claim's margin is the distance of value from reference, in the direction in which the claim holds, as a share of the
 larger of the two: 0.41 > 0.28 has (0.41 - 0.28) / 0.41 = 0.32, and at 0 it tips. Beside today's stands the margin of
 the stored notebook. Claims with `==`, and those against 0, have no such scale and are not ranked, only counted.
@@ -9,9 +11,11 @@ Whole numbers are marked: 9 > 8 is a margin of 0.11, and one less fails.
 import json
 import sys
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from pathlib import Path
 
 NEAREST = 10
+LONG = 20  # seconds from which a file of tests is listed
 
 
 def main(report: Path) -> None:
@@ -31,6 +35,18 @@ def main(report: Path) -> None:
         outcome = "failed" if case.find("failure") is not None else "passed"
         print(f"{chapter:>7}  {found.get('seconds', '-'):>7}  {found.get('memory', '-'):<5}  {outcome}")
     print_nearest(claims)
+    print_files(report)
+
+
+def print_files(report: Path) -> None:
+    """The seconds of each file of tests that takes long, its setting up included."""
+    seconds = Counter()
+    for case in ElementTree.parse(report).iter("testcase"):
+        seconds[case.get("classname", "").removeprefix("tests.")] += float(case.get("time", 0))
+    print(f"\nseconds  file of tests, of {sum(seconds.values()):.0f} s in all")
+    for name, took in seconds.most_common():
+        if took >= LONG:
+            print(f"{took:7.0f}  {name}")
 
 
 def print_nearest(claims: list[dict]) -> None:

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from beside import COLOURS, pages
-from jupyter_pages import run_all_cells
+from jupyter_pages import run_all_cells, write_cell
 from sdhelpers.book import chapters, store
 from sdhelpers.book.page import page as export
 from sdhelpers.generation import Settings
@@ -110,8 +110,7 @@ def test_a_reader_drops_a_picture_on_the_inspector(lab, browser, pipe, tmp_path,
 
 def run_cell(page, lab: str, path: Path, source: str) -> None:
     """Write a notebook of one cell into JupyterLab's folder, open it and run it."""
-    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=metadata), path)
+    write_cell(path, source)
     page.goto(f"{lab}/lab/tree/{path.name}")
     page.wait_for_selector(".jp-Notebook", timeout=120_000)
     run_all_cells(page)

@@ -2,14 +2,14 @@
 
 Cells after the panel may have changed what it draws with, so the whole chapter runs first. Screenshots are kept. That
 takes a minute or two a chapter beside Papermill's run of it, so that the first chapter stands for all unless
-SDHELPERS_PANELS is "all".
+SDHELPERS_PANELS is "all"; and for Notebook 7, which is the same page without JupyterLab around it, a panel alone.
 """
 
 import os
 
 import pytest
 
-from jupyter_pages import run_all_cells, wait_until_idle
+from jupyter_pages import run_all_cells, wait_until_idle, write_cell
 from sdhelpers.book import chapters
 
 MOVED, CHOSEN = (f".jp-OutputArea-output:has(.widget-{kind})" for kind in ("slider", "dropdown"))
@@ -37,8 +37,19 @@ def test_a_panel_lives_after_run_all(lab, browser, artefacts, chapter, selector)
     walk(browser, f"{lab}/lab/tree/{chapters.file_name(chapter)}", selector, artefacts / f"panel-{chapter:02d}.png")
 
 
-def test_a_panel_lives_in_notebook_7(lab, browser, artefacts):
-    walk(browser, f"{lab}/notebooks/{chapters.file_name(1)}", PANELS[1], artefacts / "notebook-7.png")
+MASKS = """
+import torch
+from PIL import Image
+from sdhelpers.panels.mask import MaskPanel
+
+ramp = torch.linspace(0, 1, 64).expand(64, 64)
+MaskPanel(Image.new("RGB", (64, 64), "orange"), lambda words: ramp, "the right")
+"""
+
+
+def test_a_panel_lives_in_notebook_7(lab, browser, tmp_path, artefacts):
+    write_cell(tmp_path / "notebooks" / "masks.ipynb", MASKS)
+    walk(browser, f"{lab}/notebooks/masks.ipynb", PANELS[1], artefacts / "notebook-7.png")
 
 
 def walk(browser, address: str, selector: str, screenshot) -> None:

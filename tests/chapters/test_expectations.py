@@ -111,8 +111,9 @@ def test_the_summary_lists_what_is_nearest_to_failing(tmp_path, capsys):
     lines = "".join(f"<property name='claim' value='{json.dumps(c).replace('>', '&gt;')}'/>" for c in claims)
     report = tmp_path / "report.xml"
     report.write_text(
-        "<testsuites><testsuite><testcase name='test_chapter[3]'><properties>"
-        f"<property name='seconds' value='12.3'/>{lines}</properties></testcase></testsuite></testsuites>",
+        "<testsuites><testsuite><testcase classname='tests.chapters.test_chapters' name='test_chapter[3]' time='21.4'>"
+        f"<properties><property name='seconds' value='12.3'/>{lines}</properties></testcase>"
+        "<testcase classname='tests.unit.test_png' name='a' time='9'/></testsuite></testsuites>",
         encoding="utf-8",
     )
     summary["main"](report)
@@ -123,4 +124,5 @@ def test_the_summary_lists_what_is_nearest_to_failing(tmp_path, capsys):
     assert stored[:6] == ("0.500", "0.500", "0.500", "0.500", "-", "0.500")
     assert "claim 1: 100 > 99 (whole numbers)\n" in printed and "new: 0.25 > 0.24\n" in printed
     assert "claim 9:" in printed and "claim 10:" not in printed and "same" not in printed
-    assert printed.endswith("Not ranked, for they are == or against 0: 1.\n")
+    assert "Not ranked, for they are == or against 0: 1.\n" in printed
+    assert "of 30 s in all\n     21  chapters.test_chapters\n" in printed and "test_png" not in printed

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -52,6 +55,12 @@ def jupyter_lab(folder: Path, config: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(20)
+
+
+def write_cell(path: Path, source: str) -> None:
+    """A notebook of one cell."""
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(source)], metadata=metadata), path)
 
 
 def run_all_cells(page) -> None:
