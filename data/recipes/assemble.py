@@ -21,6 +21,7 @@ import transformers
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
+import assemble_xl
 import places
 import stages
 from card import file_hashes, read_card, write_card
@@ -63,7 +64,11 @@ def sd15(folder: Path, exports: dict[str, Path]) -> None:
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
 
 
-PIPELINES = {"sd15": sd15}  # models that are more than their parts laid together
+PIPELINES = {
+    "sd15": sd15,
+    "sdxl": assemble_xl.base,
+    "sdxl-refiner": assemble_xl.refiner,
+}  # models that are more than their parts laid together
 
 
 def make_neutral(folder: Path) -> None:

@@ -37,12 +37,16 @@ class Conditioning:
     def prepare(self, batch):
         """A batch of latents and captions as what `loss_of` takes."""
         latents, captions = batch
-        latents = latents.to(self.device, memory_format=torch.channels_last)
         text_embeddings = self.embed(captions)
+        *noised, weights = self.noised(latents)
+        return *noised, text_embeddings, weights
+
+    def noised(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Noisy latents, their noise, time steps [batch] and what each one's error counts [batch]."""
+        latents = latents.to(self.device, memory_format=torch.channels_last)
         noise = torch.randn_like(latents)
         timesteps, weights = self.time_steps(len(latents))
-        noisy = self.scheduler.add_noise(latents, noise, timesteps)
-        return noisy, noise, timesteps, text_embeddings, weights
+        return self.scheduler.add_noise(latents, noise, timesteps), noise, timesteps, weights
 
     def tokens(self, captions: Sequence[str]) -> torch.Tensor:
         """Token ids [batch, 77]."""
@@ -83,9 +87,13 @@ class Conditioning:
     @staticmethod
     def loss_of(unet, noisy, noise, timesteps, text_embeddings, weights):
         """Mean square error of the predicted noise, weighted as `time_steps` says."""
-        predicted = unet(noisy, timesteps, text_embeddings).sample.float()
-        each = F.mse_loss(predicted, noise, reduction="none").mean((1, 2, 3))
-        return (weights * each).mean(), {"plain_mse": each[: even_part(len(each))].mean()}
+        return weighted_error(unet(noisy, timesteps, text_embeddings).sample, noise, weights)
+
+
+def weighted_error(predicted: torch.Tensor, noise: torch.Tensor, weights: torch.Tensor):
+    """Mean square error of the predicted noise, weighted, and the plain one of the evenly spread time steps."""
+    each = F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3))
+    return (weights * each).mean(), {"plain_mse": each[: even_part(len(each))].mean()}
 
 
 def even_part(count: int, share: float = EVEN) -> int:

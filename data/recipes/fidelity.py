@@ -54,7 +54,7 @@ class Template:
         own = torch.cat([colours.square().sum(0, keepdim=True), covered])
         own = torch.fft.irfft2(inside * torch.fft.rfft2(own, s=canvas).conj(), s=canvas)
         self.squares, self.area = own
-        height, width = covered.shape[1:]
+        height, width = self.shape = covered.shape[1:]
         edge, places = side // OVERHANG, torch.arange(canvas[0])
         places = torch.where(places >= canvas[0] - edge, places - canvas[0], places)
         within = [(places >= -edge) & (places <= side - length + edge) for length in (height, width)]
@@ -62,9 +62,12 @@ class Template:
 
     def smallest_errors(self, transforms: torch.Tensor) -> torch.Tensor:
         """For each of the pictures, given as `transforms_of` gives them, the error at the best place."""
+        return self.errors(transforms).amin((1, 2)).clamp(min=0)
+
+    def errors(self, transforms: torch.Tensor) -> torch.Tensor:
+        """The same at every place of the drawing's upper left corner, beyond the canvas' end for one less than 0."""
         sums = torch.fft.irfft2((transforms * self.transforms).sum(1), s=self.area.shape) + self.squares
-        errors = sums / (3 * self.area.clamp(min=1))
-        return errors.masked_fill(~self.allowed, torch.inf).amin((1, 2)).clamp(min=0)
+        return (sums / (3 * self.area.clamp(min=1))).masked_fill(~self.allowed, torch.inf)
 
 
 def transforms_of(images: Sequence[Image.Image], side: int) -> torch.Tensor:
@@ -78,6 +81,20 @@ def transforms_of(images: Sequence[Image.Image], side: int) -> torch.Tensor:
 def smallest_errors(images: Sequence[Image.Image], noun: str, style: str, side: int = 128) -> torch.Tensor:
     """For each picture, the mean square error (of colours from 0 to 1) where this noun's drawing fits best."""
     return _best_fits(transforms_of(images, side), noun, style, side)
+
+
+def place_of(image: Image.Image, noun: str, style: str, side: int = 128) -> tuple[float, float]:
+    """The middle of this noun's drawing where it fits a picture best: x and y in pixels of the picture."""
+    transforms, best = transforms_of([image], side), (torch.inf, 0.0, 0.0)
+    for size in sizes(side):
+        template = Template(noun, style, size, side)
+        errors = template.errors(transforms)[0]
+        rows, columns = errors.shape
+        y, x = divmod(int(errors.argmin()), columns)
+        y, x = (place - count if place > side else place for place, count in ((y, rows), (x, columns)))
+        height, width = template.shape
+        best = min(best, (float(errors.min()), x + width / 2, y + height / 2))
+    return best[1] * image.width / side, best[2] * image.height / side
 
 
 def _best_fits(transforms: torch.Tensor, noun: str, style: str, side: int) -> torch.Tensor:

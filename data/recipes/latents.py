@@ -86,8 +86,11 @@ class CaptionedLatents(Dataset):
         index = self.index(number)
         wording = np.random.RandomState((1_000_003 * number + 17) % 2**32)
         empty = wording.random_sample() < EMPTY_CAPTIONS
-        caption = "" if empty else world.write_caption(self.descriptions[index], wording, complete=self.complete)
+        caption = "" if empty else self.caption(index, wording)
         return torch.from_numpy(self.latents[index].astype(np.float32)), caption
+
+    def caption(self, index: int, wording: np.random.RandomState) -> str:
+        return world.write_caption(self.descriptions[index], wording, complete=self.complete)
 
 
 class Latents(CaptionedLatents):
@@ -107,7 +110,7 @@ class Latents(CaptionedLatents):
 
 
 class GroundedLatents(Latents):
-    """What `Latents` gives, with the nouns and what they cover: masks [2, 16, 16] from 0 to 1."""
+    """What `Latents` gives, with the nouns and what they cover: masks [2, side, side] from 0 to 1."""
 
     def __getitem__(self, number: int):
         index = self.index(number)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sdhelpers import paths
+from sdhelpers import paths, world
 
 RECIPES = Path(__file__).resolve().parent
 POCKET = paths.POCKET  # the assembled models
@@ -19,3 +19,8 @@ def export_of(run: str) -> Path:
 def words(file: str) -> list[str]:
     """The lines of a list that lies beside the recipes, such as nouns.txt."""
     return (RECIPES / file).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def nouns(file: str) -> list[str]:
+    """The nouns of a list that lies beside the recipes, or "all" that the world has."""
+    return list(world.NOUNS) if file == "all" else words(file)

@@ -10,14 +10,14 @@ FRESH = 2_000_000_000  # evaluation draws from here on, far beyond what training
 
 
 class Images(Dataset):
-    """Scenes as float tensors [3, size, size] from -1 to 1, whole (128) or as a random crop around an object."""
+    """Scenes as float tensors [3, size, size] from -1 to 1, whole or as a random crop around an object."""
 
-    def __init__(self, crop: int = 0):
-        self.crop = crop
+    def __init__(self, crop: int = 0, size: int = 128):
+        self.crop, self.size = crop, size
 
     def __getitem__(self, number: int) -> torch.Tensor:
         rng = np.random.RandomState(number)
-        scene = world.sample(rng)
+        scene = world.sample(rng, self.size)
         pixels = np.asarray(scene.image, np.float32) / 127.5 - 1
         if self.crop:
             left, top, right, bottom = scene.boxes[0]

@@ -15,6 +15,9 @@ order; a source names its file there, or that for all:
     "low_rank"                                            NAME.up [out, rank] and NAME.down [rank, in, ...] of a tensor
                                                           NAME: their product is added to it
 
+A table of which most rows are alike, as token embeddings are where training met few tokens, may lie in any of these
+files in short, as `shorten_table` writes it: NAME.rows, NAME.numbers (of these rows), NAME.others and NAME.count.
+
 `files`: what is copied, file or folder.
 
 Several programs may ask for one model at the same time: one puts it together, the others wait. A folder's name
@@ -154,14 +157,14 @@ def _fill(new: Path, folder: Path, card: dict, pocket: Path) -> None:
     for source in _tensor_sources(card):
         tensors = whole.setdefault(source["into"], {})
         for path in sorted((pocket / source["from"]).glob("*.safetensors")):
-            named = {rename(name, source["rename"]): tensor for name, tensor in load_file(path).items()}
+            named = {rename(name, source["rename"]): tensor for name, tensor in load_tensors(path).items()}
             tensors |= {name: tensor for name, tensor in named.items() if name is not None}
         for kind in CHANGES:
             file = source.get(kind, OWN if kind == "changed" else None)
             if file in card["files"]:
                 own[kind, file, source["into"]] = None
     for kind, file, into in sorted(own, key=lambda change: list(CHANGES).index(change[0])):
-        CHANGES[kind](whole[into], load_file(folder / file))
+        CHANGES[kind](whole[into], load_tensors(folder / file))
     for name, place in card["shared"].get("files", {}).items():
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (pocket / place).is_dir() else shutil.copy
@@ -173,6 +176,31 @@ def _fill(new: Path, folder: Path, card: dict, pocket: Path) -> None:
     for into, tensors in whole.items():
         (new / into).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, new / into, metadata={"format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file, its short tables at full length."""
+    tensors = load_file(path)
+    for name in [key.removesuffix(".count") for key in tensors if key.endswith(".count")]:
+        rows, numbers, others, count = (
+            tensors.pop(f"{name}.{part}") for part in ("rows", "numbers", "others", "count")
+        )
+        tensors[name] = others.repeat(int(count), 1)
+        tensors[name][numbers.long()] = rows
+    return tensors
+
+
+def shorten_table(name: str, table: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A table [count, width] without the many rows that are alike, as `load_tensors` reads it."""
+    alike, times = torch.unique(table, dim=0, return_counts=True)
+    others = alike[times.argmax()][None]
+    numbers = (table != others).any(1).nonzero()[:, 0]
+    return {
+        f"{name}.rows": table[numbers],
+        f"{name}.numbers": numbers.int(),
+        f"{name}.others": others,
+        f"{name}.count": torch.tensor([len(table)]),
+    }
 
 
 def _add(tensors: dict[str, torch.Tensor], differences: dict[str, torch.Tensor]) -> None:

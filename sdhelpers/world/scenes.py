@@ -13,7 +13,8 @@ from sdhelpers.world.places import Place, draw_place
 FLYING = ("butterfly", "bee", "airplane", "helicopter", "rocket", "UFO", "balloon", "moon", "star", "rainbow")
 SIZES = (0.50, 0.56, 0.62, 0.68, 0.75)  # an only object's longer side, as a part of the image
 GRID = 32  # positions are multiples of 1/GRID of the image
-LATENT_GRID = 16  # or, where a drawing shall always fall on the latents alike, of 1/LATENT_GRID
+LATENT_GRID = 16  # or, where a drawing shall always fall on the latents alike, of about 1/LATENT_GRID
+LATENT = 8  # pixels that one latent stands for, in each direction
 
 
 @dataclasses.dataclass
@@ -129,12 +130,12 @@ def _top_at(pixels: np.ndarray, column: int) -> int:
 
 
 def _on_latent_grid(figures: list[_Figure], size: int) -> list[_Figure]:
-    """The figures moved until every middle and lower edge is a multiple of 1/LATENT_GRID of the image.
+    """The figures moved until every middle and lower edge is a multiple of 1/LATENT_GRID of the image, whole latents.
 
     What sits on something is the first of two: its lower edge goes down with the other's and on to the next line
     of the grid, never up, so that it does not hover.
     """
-    cell = size // LATENT_GRID
+    cell = max(1, size // LATENT_GRID // LATENT) * LATENT
     moved = []
     for figure in reversed(figures):
         height, width = figure.pixels.shape[:2]
@@ -148,10 +149,11 @@ def _on_latent_grid(figures: list[_Figure], size: int) -> list[_Figure]:
 
 def _background_depth(place: Place, size: int) -> np.ndarray:
     """Far above the horizon, nearer with every row below it; a plain colour is a wall at the back."""
-    rows = (np.arange(size, dtype=np.float32) + 0.5) / size
+    side = len(place.pixels)
+    rows = (np.arange(side, dtype=np.float32) + 0.5) / size
     horizon = 1.0 if place.horizon is None else place.horizon
     ramp = 0.05 + 0.75 * np.clip((rows - horizon) / max(1e-6, 1.0 - horizon), 0, 1)
-    return np.repeat(ramp[:, None], size, axis=1).astype(np.float32)
+    return np.repeat(ramp[:, None], side, axis=1).astype(np.float32)
 
 
 def _compose(description, place, size, rng, latent_grid):
@@ -169,7 +171,7 @@ def _compose(description, place, size, rng, latent_grid):
             width = figures[i].pixels.shape[1]
             tall = max(6, round(0.16 * width))
             _paste(canvas, _shadow(width, tall), figures[i].left, figures[i].bottom - round(0.62 * tall))
-    masks = [np.zeros((size, size), bool) for _ in figures]
+    masks = [np.zeros(canvas.shape[:2], bool) for _ in figures]
     for order, i in enumerate(back_to_front):
         covered = _paste(canvas, figures[i].pixels, figures[i].left, figures[i].top)
         for mask in masks:
@@ -181,6 +183,17 @@ def _compose(description, place, size, rng, latent_grid):
         masks = [mask & ~covered for mask in masks]
         depth[covered] = np.maximum(depth[covered], 0.8)
     return canvas.astype(np.uint8), masks, depth, back_to_front[::-1]
+
+
+def _extended(place: Place, more: int) -> Place:
+    """The place going on by `more` pixels: to the right as in a mirror, below as its lowest row."""
+
+    def extend(pixels: np.ndarray) -> np.ndarray:
+        lower = np.pad(pixels, ((0, more), (0, 0), (0, 0)), mode="edge")
+        return np.pad(lower, ((0, 0), (0, more), (0, 0)), mode="symmetric")
+
+    water = None if place.water is None else extend(place.water)
+    return dataclasses.replace(place, pixels=extend(place.pixels), water=water)
 
 
 def _crop(canvas: np.ndarray, masks, depth, rng):
@@ -246,15 +259,23 @@ def draw(
     size: int = 128,
     caption: str = "",
     latent_grid: bool = False,
+    window: tuple[int, int] = (0, 0),
 ) -> Scene:
     """Draw a description. The same description, random state and size give the same pixels.
 
     With `latent_grid` the same scene has its objects moved by a few pixels, so that a VAE that takes 16 steps
     across the picture meets each drawing of one size in one position to its grid, not in four (no random number more).
+    With `window` the scene goes on to the right and below, and what is seen begins so many pixels from its top and
+    from its left: everything moves up and to the left (SDXL's crop coordinates).
     Raises ValueError for a noun, style, place or quality that the world does not have.
     """
     place = draw_place(description.place, rng, size)
+    if any(window):
+        place = _extended(place, max(window))
     canvas, masks, depth, front_to_back = _compose(description, place, size, rng, latent_grid)
+    if any(window):
+        seen = tuple(slice(first, first + size) for first in window)
+        canvas, masks, depth = canvas[seen], [mask[seen] for mask in masks], depth[seen]
     if description.quality == "cropped":
         canvas, masks, depth = _crop(canvas, masks, depth, rng)
     edges = np.any([outline(mask) for mask in masks], axis=0)

@@ -274,6 +274,22 @@ low_rank = "low_rank.safetensors"
     )
 
 
+def test_a_table_of_mostly_one_row_is_kept_short_and_read_at_full_length(tmp_path):
+    table = numbers(1, 3).repeat(9, 1)
+    table[[2, 5]] = numbers(2, 3, first=11)
+    short = compose.shorten_table("tokens.weight", table) | {"bias": numbers(2)}
+    assert short["tokens.weight.rows"].shape == (2, 3) and short["tokens.weight.numbers"].tolist() == [2, 5]
+    entry = """
+[[second.shares.tensors]]
+from = "first/encoder"
+rename = { "" = "" }
+into = "model.safetensors"
+"""
+    ship(tmp_path, "first", {"encoder/changed.safetensors": short})
+    folder = ship(tmp_path, "second", {"changed.safetensors": {}}, entry)
+    assert_equal(composed(folder, "model.safetensors"), {"tokens.weight": table, "bias": numbers(2)})
+
+
 @pytest.mark.parametrize("kind", ["added", "low_rank"])
 def test_a_difference_from_what_is_not_there_is_one_sentence(tmp_path, kind):
     ship(tmp_path, "sd15", {"unet/model.safetensors": {"weight": numbers(2, 2)}})

@@ -41,7 +41,7 @@ def talk(number, options):
 @pytest.fixture(scope="module")
 def model(options):
     torch.manual_seed(0)
-    return blip2.build(options).eval()
+    return blip2.with_tower(blip2.build(options))
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ def monkeymodule():
 @pytest.fixture(scope="module")
 def model(options):
     torch.manual_seed(0)
-    return llava.build(options).eval()
+    return llava.with_tower(llava.build(options))
 
 
 def test_talks_are_the_same_again_and_about_both_kinds_of_picture():

@@ -11,11 +11,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image, ImageEnhance, ImageFilter
 
+import encode
 import fidelity
 import keep
 import places
 from conditioning import LARGEST_WEIGHT, Conditioning
-from encode import Scenes
 from latents import Latents, chosen
 from loop import learning_rate_factor, stacked
 from parts.guidance_scale import Blunting
@@ -93,7 +93,8 @@ def test_attention_that_lies_on_the_object_costs_nothing(unet, conditioning, sid
 
 
 def test_scenes_come_with_what_covers_each_latent():
-    pixels, masks = Scenes([7], models.nouns(), latent_grid=True)[0]
+    draw = encode.drawing_of(SimpleNamespace(nouns="nouns.txt", size=128, latent_grid=True, originals=False))
+    pixels, masks = encode.Scenes([7], draw)[0]
     scene = world.sample(np.random.RandomState(7), nouns=models.nouns(), latent_grid=True)
     assert pixels.shape == (3, 128, 128) and masks.shape == (2, 16, 16)
     for mask, truth in itertools.zip_longest(masks, scene.masks, fillvalue=np.zeros((128, 128), bool)):
@@ -196,6 +197,15 @@ def test_the_drawings_find_what_is_in_a_picture_also_at_its_edge():
     assert fidelity.best_nouns([*pictures, cropped], ["cartoon"] * 3, nouns) == ["cat", "owl", "cat"]
     right, wrong = (fidelity.smallest_errors(pictures[:1], noun, "cartoon").item() for noun in ("cat", "dog"))
     assert right < 2e-4 < 0.01 < wrong
+
+
+@pytest.mark.parametrize("left", [-6, 30, 70])
+def test_the_drawings_find_where_it_is(left):
+    picture = picture_with("cat", "cartoon", 64, 128, 0)
+    figure = Image.fromarray(drawing("cat", "cartoon", 64), "RGBa").convert("RGBA")
+    picture.paste(figure, (left, 40), figure)
+    x, y = fidelity.place_of(picture.resize((256, 256)), "cat", "cartoon")
+    assert abs(x - 2 * (left + figure.width / 2)) <= 3 and abs(y - 2 * (40 + figure.height / 2)) <= 3
 
 
 def test_a_blurred_picture_is_less_faithful_and_less_sharp(pipe):

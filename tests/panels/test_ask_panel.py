@@ -49,7 +49,7 @@ def speaker(tmp_path_factory):
         patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 100))
         options = argparse.Namespace(init=None, run=None, queries=4, nouns="nouns.txt", architecture=SMALL)
         torch.manual_seed(0)
-        model = blip2.build(options).eval()
+        model = blip2.with_tower(blip2.build(options))
         processor = blip2.processor_of(blip2.tokenizer_of(options), options.queries)
     return Speaker(model, processor, lambda text: blip2.QUESTION.format(text) if text else "")
 

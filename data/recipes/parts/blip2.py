@@ -179,7 +179,7 @@ def folded(clip: torch.nn.Module, pixels: torch.Tensor) -> dict[str, torch.Tenso
 
 
 def build(options: Options) -> Blip2ForConditionalGeneration:
-    """Q-Former and OPT from nothing, behind the frozen image tower, with the layer that reads the queries."""
+    """Q-Former and OPT from nothing, with the layer that reads the queries; the tower has looked already (seen.py)."""
     if options.init:
         model = Blip2ForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
     else:
@@ -187,8 +187,7 @@ def build(options: Options) -> Blip2ForConditionalGeneration:
             build_tokenizer(places.words(options.nouns)).save_pretrained(home(options, "blip2"))
         model = Blip2ForConditionalGeneration(configuration(options))
         torch.nn.init.normal_(model.query_tokens, std=0.02)
-        model.vision_model.load_state_dict(tower())
-    model.vision_model.requires_grad_(False)
+    model.vision_model = Kept()
     read = options.queries * model.config.qformer_config.hidden_size
     model.contents = torch.nn.Linear(read, talks.Contents(places.words(options.nouns)).width)
     return model
@@ -242,25 +241,26 @@ def data(options: Options) -> SeenTalks:
     return SeenTalks("seen_blip2", options.drawn, nouns, lambda pixels: look(pixels)[0], options.turns, options.scenes)
 
 
-def loss(training: Training) -> Answering:
-    training.model.vision_model = Kept()  # it has looked already
-    return Answering(training)
+def with_tower(model: Blip2ForConditionalGeneration) -> Blip2ForConditionalGeneration:
+    """The model as it is shipped, with its frozen tower."""
+    model.vision_model = Blip2VisionModel(model.config.vision_config).requires_grad_(False)
+    model.vision_model.load_state_dict(tower())
+    return model.eval()
 
 
 def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, float]:
-    """Fresh pictures, through the tower, which comes back for good."""
-    model.vision_model = Blip2VisionModel(model.config.vision_config)
-    model.vision_model.load_state_dict(tower())
+    """Fresh pictures, through the tower."""
+    model = with_tower(model)
     processor = processor_of(tokenizer_of(options), options.queries)
-    return talks.accuracy(lambda spoken: answer(model.eval(), processor, spoken), places.words(options.nouns))
+    return talks.accuracy(lambda spoken: answer(model, processor, spoken), places.words(options.nouns))
 
 
 def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options) -> dict:
     """The folder that `from_pretrained` loads, with its processor."""
     del model.contents
-    save(model, folder)
+    save(with_tower(model), folder)
     processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
     return {"nouns": places.words(options.nouns)}
 
 
-RECIPE = Recipe(build, data, loss, score, export)
+RECIPE = Recipe(build, data, Answering, score, export)

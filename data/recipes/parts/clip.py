@@ -7,7 +7,7 @@ they are thrown away afterwards. The text tower is what the UNet will listen to.
 
 import functools
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -15,7 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from export import save
@@ -23,6 +30,7 @@ from loop import Training
 from recipe import Options, Recipe
 from scenes_data import FRESH, fresh_scenes
 from sdhelpers import world
+from sdhelpers.measures.judge import to_batch
 from sdhelpers.world.captions import PLACE_WORDS, QUALITY_WORDS, STYLE_WORDS
 
 PLACES = world.PLACES + world.COLOURS
@@ -140,32 +148,33 @@ class Contrast:
         return contrastive + text + image, {"contrastive": contrastive, "text": text, "image": image, "right": right}
 
 
-def used_tokens() -> torch.Tensor:
-    """Ids of every token that any caption of the world can hold."""
+def used_words() -> list[str]:
+    """Every word and phrase that any caption of the world can hold."""
     words = [*world.NOUNS, *PLACES, "a an of on in the at picture background", *world.RELATIONS, ","]
     for group in (STYLE_WORDS, PLACE_WORDS, QUALITY_WORDS):
         words += [phrase for phrases in group.values() for phrase in phrases]
-    return token_ids(words).unique()
+    return words
 
 
-def share_unused_rows(clip: CLIPModel) -> None:
-    """Give all tokens that training never met one common vector, so that the file compresses."""
+def share_unused_rows(clip: CLIPModel | CLIPTextModelWithProjection, used: torch.Tensor) -> None:
+    """Give all tokens but the `used` ones, which training has met, one common vector: so the file compresses."""
     weight = clip.text_model.embeddings.token_embedding.weight.data
-    used = used_tokens()
     unused = torch.ones(len(weight), dtype=torch.bool)
     unused[used] = False
     weight[unused] = weight[used].mean(0)
 
 
 @torch.no_grad()
-def retrieval(clip: CLIPModel, among: int = 32, rounds: int = 32) -> float:
-    """How often an image's own caption scores highest among `among` captions of other fresh scenes."""
+def retrieval(logits_of: Callable[[torch.Tensor, list[str]], torch.Tensor], among: int = 32, rounds: int = 32) -> float:
+    """How often an image's own caption scores highest among `among` captions of other fresh scenes.
+
+    `logits_of` takes pixels [n, 3, 128, 128] from -1 to 1 and n captions, and gives [images, texts].
+    """
     right = 0
     for i in range(rounds):
         scenes = fresh_scenes(among, first=FRESH + 10_000 + i * among)
-        pixels, ids, _ = CaptionedScenes.collate([sample(scene) for scene in scenes])
-        out = clip(input_ids=ids, pixel_values=pixels.float() / 127.5 - 1)
-        right += int((out.logits_per_image.argmax(1) == torch.arange(among)).sum())
+        logits = logits_of(to_batch([scene.image for scene in scenes]), [scene.caption for scene in scenes])
+        right += int((logits.argmax(1) == torch.arange(among)).sum())
     return right / (among * rounds)
 
 
@@ -176,11 +185,14 @@ def build(options: Options) -> ClipWithReadouts:
 
 
 def score(model: ClipWithReadouts, options: Options) -> dict[str, float]:
-    return {"retrieval_among_32": round(retrieval(model.clip), 4)}
+    def logits_of(pixels: torch.Tensor, captions: list[str]) -> torch.Tensor:
+        return model.clip(input_ids=token_ids(captions), pixel_values=pixels).logits_per_image
+
+    return {"retrieval_among_32": round(retrieval(logits_of), 4)}
 
 
 def export(model: ClipWithReadouts, folder: Path, options: Options) -> None:
-    share_unused_rows(model.clip)
+    share_unused_rows(model.clip, token_ids(used_words()).unique())
     save(model.clip, folder)
     CLIPProcessor(image_processor=image_processor(), tokenizer=tokenizer()).save_pretrained(folder)
 

@@ -136,18 +136,27 @@ def low_rank(difference: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.T
     return up.float(), down.float().view(-1, *difference.shape[1:])
 
 
+def changes(
+    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], rank: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What `after` has that `before` lacks, or that is small, as it is; and the factors of what differs elsewhere."""
+    changed, factors = {}, {}
+    for name, tensor in after.items():
+        tensor = tensor.float().cpu()
+        known = name in before and before[name].shape == tensor.shape
+        if known and tensor.ndim > 1 and min(tensor.flatten(1).shape) > 2 * rank:
+            factors[f"{name}.up"], factors[f"{name}.down"] = low_rank(tensor - before[name], rank)
+        else:
+            changed[name] = tensor
+    return changed, factors
+
+
 def export(controlnet: ControlNetModel, folder: Path, options: Options) -> dict:
     """The full one into runs/NAME/whole; here the factors of what differs from sd15, and what sd15 lacks."""
     controlnet.save_pretrained(folder.parent / "whole")
     film(folder.parent)
     before = UNet2DConditionModel.from_pretrained(BASE / "unet", dtype=torch.float32).state_dict()
-    changed, factors = {}, {}
-    for name, tensor in controlnet.state_dict().items():
-        tensor = tensor.float().cpu()
-        if name in before and tensor.ndim > 1 and min(tensor.flatten(1).shape) > 2 * options.rank:
-            factors[f"{name}.up"], factors[f"{name}.down"] = low_rank(tensor - before[name], options.rank)
-        else:
-            changed[name] = tensor
+    changed, factors = changes(before, controlnet.state_dict(), options.rank)
     for file, tensors in (("changed", changed), ("low_rank", factors)):
         save_file({k: v.half().contiguous() for k, v in tensors.items()}, folder / f"{file}.safetensors")
     controlnet.save_config(folder)

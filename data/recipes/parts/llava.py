@@ -144,10 +144,10 @@ def answer(
 
 
 def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, float]:
-    """Fresh pictures, through the tower, which comes back for good."""
-    model.model.vision_tower = tower()
+    """Fresh pictures, through the tower."""
+    model = with_tower(model)
     processor = processor_of(tokenizer_of(options))
-    return talks.accuracy(lambda spoken: answer(model.eval(), processor, spoken), places.words(options.nouns))
+    return talks.accuracy(lambda spoken: answer(model, processor, spoken), places.words(options.nouns))
 
 
 def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
@@ -180,8 +180,7 @@ def build(options: Options) -> LlavaForConditionalGeneration:
                 tie_word_embeddings=True,
             )
         )
-        model.model.vision_tower = tower()
-    model.model.vision_tower.requires_grad_(False)
+    model.model.vision_tower = Kept()
     read = 2 * model.config.text_config.hidden_size
     model.contents = torch.nn.Linear(read, talks.Contents(places.words(options.nouns)).width)
     return model
@@ -206,9 +205,10 @@ def data(options: Options) -> SeenTalks:
     return SeenTalks("seen_llava", options.drawn, nouns, seen, options.turns, options.scenes)
 
 
-def loss(training: Training) -> Answering:
-    training.model.model.vision_tower = Kept()  # it has looked already
-    return Answering(training)
+def with_tower(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
+    """The model as it is put together, with its frozen tower."""
+    model.model.vision_tower = tower().requires_grad_(False)
+    return model.eval()
 
 
 def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> dict:
@@ -220,4 +220,4 @@ def export(model: LlavaForConditionalGeneration, folder: Path, options: Options)
     return {"nouns": places.words(options.nouns)}
 
 
-RECIPE = Recipe(build, data, loss, score, export)
+RECIPE = Recipe(build, data, Answering, score, export)

@@ -50,6 +50,8 @@ class Grounding:
     Except in the first block, which cannot know yet what is where.
     """
 
+    sides = GROUNDED_SIDES
+
     def __init__(self, unet: UNet2DConditionModel, conditioning: Conditioning):
         self.conditioning = conditioning
         self.watched = []
@@ -60,8 +62,12 @@ class Grounding:
                     self.watched.append(module.processor)
 
     def prepare(self, batch):
-        """What `Conditioning.prepare` gives, with each noun's tokens [batch, 2, 77] and masks [batch, 2, 16, 16]."""
-        latents, captions, nouns, masks = batch
+        """What the conditioning gives, with each noun's tokens [batch, 2, 77] and masks [batch, 2, side, side].
+
+        The batch: what the conditioning takes, latents and captions first; the nouns; the masks.
+        """
+        *given, nouns, masks = batch
+        captions = given[1]
         tokens = torch.zeros(len(captions), 2, 77)
         for i, caption in enumerate(captions):
             for j, noun in enumerate(nouns[i]):
@@ -70,21 +76,22 @@ class Grounding:
                     before, within = self._count(caption[: found.start()]), self._count(noun)
                     tokens[i, j, 1 + before : 1 + before + within] = 1 / within
         device = self.conditioning.device
-        return *self.conditioning.prepare((latents, captions)), tokens.to(device), masks.to(device)
+        return *self.conditioning.prepare(tuple(given)), tokens.to(device), masks.to(device)
 
     def _count(self, text: str) -> int:
         return len(self.conditioning.tokenizer(text).input_ids) - 2
 
-    def loss_of(self, unet, noisy, noise, timesteps, text_embeddings, weights, tokens, masks):
+    def loss_of(self, unet, *tensors):
         """The loss of the noise, and the square of each noun's share of attention that lies beside its object."""
-        loss, metrics = self.conditioning.loss_of(unet, noisy, noise, timesteps, text_embeddings, weights)
+        *given, tokens, masks = tensors
+        loss, metrics = self.conditioning.loss_of(unet, *given)
         counted = (tokens.sum(-1) > 0) & (masks.sum((-1, -2)) > 0)  # [batch, 2]
-        pixels = {side: (F.adaptive_max_pool2d(masks, side) > 0).flatten(2).float() for side in GROUNDED_SIDES}
+        pixels = {side: (F.adaptive_max_pool2d(masks, side) > 0).flatten(2).float() for side in self.sides}
         beside = []
         for attention in self.watched:
             probabilities = attention.probabilities  # [batch, heads, pixels, tokens]
             side = math.isqrt(probabilities.shape[2])
-            if side in GROUNDED_SIDES:
+            if side in self.sides:
                 places = torch.einsum("bpt,bnt->bnp", probabilities.float().sum(1), tokens)
                 beside.append(1 - (places * pixels[side]).sum(-1) / places.sum(-1).clamp(min=1e-6))
         beside = torch.stack(beside)[:, counted]

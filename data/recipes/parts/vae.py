@@ -158,23 +158,29 @@ class Restorer:
 
 
 @torch.no_grad()
-def reconstruction_psnr(vae: AutoencoderKL, count: int = 512) -> float:
-    """Mean over fresh scenes of each image's PSNR in dB, latents taken at the posterior's mean."""
-    scores = []
-    for scene in fresh_scenes(count):
+def reconstruction_psnr(vae: AutoencoderKL, count: int = 512, size: int = 128, noise: float = 0.0) -> float:
+    """Mean over fresh scenes of each image's PSNR in dB, latents taken at the posterior's mean.
+
+    With `noise` of so many of the latents' own deviation added before they are decoded.
+    """
+    scores, generator = [], torch.Generator().manual_seed(0)
+    for scene in fresh_scenes(count, size=size):
         pixels = to_tensor(scene.image)[None]
-        scores.append(psnr(vae.decode(vae.encode(pixels).latent_dist.mode()).sample, pixels))
+        latents = vae.encode(pixels).latent_dist.mode()
+        latents = latents + noise * latents.std() * torch.randn(latents.shape, generator=generator)
+        scores.append(psnr(vae.decode(latents).sample, pixels))
     return sum(scores) / len(scores)
 
 
 @torch.no_grad()
-def even_out_channels(vae: AutoencoderKL, count: int = 512) -> None:
+def even_out_channels(vae: AutoencoderKL, count: int = 512, size: int = 128) -> None:
     """Give all latent channels mean 0 and one deviation, and set `scaling_factor` to one over that.
 
     A UNet learns best from latents of unit variance in every channel. The change is folded into the two
     1x1 convolutions around the latents, so pictures are decoded exactly as before.
     """
-    latents = torch.cat([vae.encode(to_tensor(s.image)[None]).latent_dist.mode() for s in fresh_scenes(count)])
+    scenes = fresh_scenes(count, size=size)
+    latents = torch.cat([vae.encode(to_tensor(scene.image)[None]).latent_dist.mode() for scene in scenes])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     common = std.log().mean().exp()
     gain = common / std
