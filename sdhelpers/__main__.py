@@ -1,4 +1,4 @@
-"""The command line: python -m sdhelpers doctor | run 3 | lab | app | bench | test | ...
+"""The command line: python -m sdhelpers doctor | run 3 | lab | app | bench | site | test | ...
 
 Imports only the standard library until the pinned libraries are known to be there.
 """
@@ -37,7 +37,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             command.add_argument("--tier", choices=("pocket", "full"))
             command.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
             command.add_argument("--open", action="store_true", help="show the result in the browser")
-    commands.add_parser("lab", help="open JupyterLab on the chapters")
+    lab = commands.add_parser("lab", help="open JupyterLab on the chapters, or on one")
+    lab.add_argument("chapter", type=int, nargs="?", help="without it their folder")
     app = commands.add_parser("app", help="open the drawing app of chapter 20")
     app.add_argument("--tier", choices=("pocket", "full"), default="pocket")
     app.add_argument("--port", type=int, help="without it the first free one from 7860 on")
@@ -50,6 +51,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--threads", type=int, help="threads of the processor")
     bench.add_argument("--save", type=Path, help="JSON file; a run that was broken off goes on there")
     bench.add_argument("--compile", action="store_true", help="torch.compile on a CPU too (minutes)")
+    site = commands.add_parser("site", help="build the static site of the stored chapters into outputs/site")
+    site.add_argument("--open", action="store_true", help="show it in the browser")
     command = commands.add_parser("test", help="run the tests; further arguments go to pytest")
     command.add_argument("--laptop", action="store_true", help="compute as on a processor that has AVX2 alone")
     commands.add_parser("lint", help="check the code with ruff")
@@ -112,7 +115,14 @@ def store(options: argparse.Namespace) -> int:
 
 
 def lab(options: argparse.Namespace) -> int:
-    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(paths.NOTEBOOKS)]).returncode
+    from sdhelpers.book import chapters
+
+    try:
+        shown = paths.NOTEBOOKS if options.chapter is None else chapters.path_of(options.chapter)
+    except chapters.ChapterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return subprocess.run([sys.executable, "-m", "jupyter", "lab", str(shown)]).returncode
 
 
 def app(options: argparse.Namespace) -> int:
@@ -125,6 +135,20 @@ def bench(options: argparse.Namespace) -> int:
     from sdhelpers import benchmark
 
     return benchmark.command(options.model, options.tier, options.threads, options.save, options.compile)
+
+
+def site(options: argparse.Namespace) -> int:
+    from sdhelpers.book.site import SiteError, build
+
+    try:
+        page = build()
+    except SiteError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"The site of the book, without a server and without a network: {page}")
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
 
 
 def test(options: argparse.Namespace) -> int:
@@ -152,7 +176,7 @@ def relink(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, app, bench, test, lint, relink)}
+COMMANDS = {f.__name__: f for f in (doctor, run, store, lab, app, bench, site, test, lint, relink)}
 
 
 def start_again_inside(python: Path, options: argparse.Namespace, arguments: list[str]) -> int:

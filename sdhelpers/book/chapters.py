@@ -40,6 +40,14 @@ TITLES = {
     22: "Beyond Stable Diffusion",
 }
 
+# The book's four parts.
+PARTS = {
+    "A whirlwind of Stable Diffusion": range(1, 6),
+    "Improving Diffusers with custom features": range(6, 11),
+    "Advanced topics": range(11, 17),
+    "Building Stable Diffusion into an application": range(17, 23),
+}
+
 
 class ChapterError(RuntimeError):
     """A chapter that cannot be found or run; the message says what to do."""

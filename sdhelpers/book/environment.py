@@ -14,7 +14,7 @@ from pathlib import Path
 from sdhelpers.paths import PYPROJECT, ROOT
 
 CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
-EXTRAS = ("tools", "test")
+EXTRAS = ("tools", "test", "site")
 STAMP = "sdhelpers-lock"
 PYTHONS = ((3, 11), (3, 13))
 

@@ -22,6 +22,9 @@ def code_cells(notebook):
     return [c for c in notebook.cells if c.cell_type == "code"]
 
 
+WITHOUT_SUMMARY = ("Exercises", "Summary", "Alongside the book")
+
+
 def tagged(notebook, tag: str):
     return [c for c in notebook.cells if tag in c.metadata.get("tags", [])]
 
@@ -76,6 +79,22 @@ def test_it_has_the_parts_of_a_chapter(chapter, path):
     assert solutions and all(c.metadata.get("jupyter") == folded for c in solutions)
     navigation = tagged(notebook, "navigation")
     assert len(navigation) == 1 and navigation[0].source == links.navigation(chapter)
+
+
+@every_chapter
+def test_each_section_has_its_summary_in_japanese(chapter, path):
+    notebook = nbformat.read(path, as_version=4)
+    prose = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
+    sections = [h for h in re.findall(r"(?m)^## (.+?) *$", prose) if h not in WITHOUT_SUMMARY]
+    folded = re.search(
+        r'(?s)<details lang="ja">\n<summary>日本語の要約</summary>\n\n(.*)\n\n</details>$', notebook.cells[0].source
+    )
+    assert folded, "the first cell ends with a folded summary"
+    told = dict(re.fullmatch(r"- \*\*(.+?)\*\*: (.+)", line).groups() for line in folded[1].split("\n"))
+    assert list(told) == sections
+    for text in told.values():
+        assert 100 <= len(text) <= 200 and len(re.findall("[ぁ-んァ-ヶ一-龠]", text)) > len(text) / 3
+        assert text.endswith("。") and "  " not in text
 
 
 @every_chapter

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,7 +134,7 @@ def test_uv_installs_where_it_is_and_pip_where_it_is_not_or_fails(installs, monk
     environment.make(tmp_path)
     assert [c[0] for c in ran] == [python]
     for command in ran:
-        assert command[-4:] == ["--constraint", str(environment.CONSTRAINTS), "--editable", f"{ROOT}[tools,test]"]
+        assert command[-4:] == ["--constraint", str(environment.CONSTRAINTS), "--editable", f"{ROOT}[tools,test,site]"]
 
 
 def test_the_processor_build_comes_through_uv_which_pip_fetches_where_it_lacks(installs, monkeypatch, tmp_path):
@@ -205,6 +206,17 @@ def test_parameters_are_read_as_python_or_text():
     assert values == [7, 7.5, True, "a cat", [1, 2], "1 +"]
 
 
+def test_jupyterlab_opens_the_chapters_or_one_of_them(monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr(
+        command_line.subprocess, "run", lambda command: opened.append(command[-1]) or SimpleNamespace(returncode=0)
+    )
+    assert command_line.main(["lab"]) == command_line.main(["lab", "3"]) == 0
+    assert opened == [str(paths.NOTEBOOKS), str(chapters.path_of(3))]
+    assert command_line.main(["lab", "99"]) == 1 and len(opened) == 2
+    assert "no notebook for chapter 99" in capsys.readouterr().err
+
+
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
     """As from a wheel: the package lies where no repository is."""
@@ -212,7 +224,7 @@ def wheel(tmp_path, monkeypatch):
         monkeypatch.setattr(paths, name, tmp_path / getattr(paths, name).name)
 
 
-@pytest.mark.parametrize("arguments", [["doctor"], ["run", "3"], ["lab"], ["bench"], ["test"], ["relink"]])
+@pytest.mark.parametrize("arguments", [["doctor"], ["run", "3"], ["lab"], ["bench"], ["site"], ["test"], ["relink"]])
 def test_from_a_wheel_every_command_says_what_is_missing(wheel, arguments, capsys):
     assert command_line.main(arguments) == 1
     said = capsys.readouterr()
