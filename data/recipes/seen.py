@@ -1,7 +1,8 @@
-"""What a frozen image tower sees in drawn pictures, kept once, so that no training of a captioner draws or looks again.
+"""Drawn pictures, or what a frozen image tower sees in them, kept once: no training draws or looks again.
 
-A picture's number gives it (talks.py). Kept in runs/NAME: `seen.npy` float16 [pictures, tokens, width], and
-`truths.json`, what each picture holds. Two processes draw while the tower looks; broken off, it begins again.
+A picture's number gives it (talks.py). Kept in runs/NAME: `seen.npy`, float16 [pictures, tokens, width] of a tower or
+uint8 [pictures, 3, size, size], and `truths.json`, what each picture holds. Two processes draw while the tower looks;
+broken off, it begins again.
 """
 
 import itertools
@@ -22,7 +23,7 @@ from loop import precision
 from sdhelpers.images import to_tensor
 
 BATCH = 64
-Tower = Callable[[torch.Tensor], torch.Tensor]  # pixels [n, 3, size, size] to what is kept [n, tokens, width]
+Tower = Callable[[torch.Tensor], torch.Tensor]  # pixels [n, 3, size, size] from -1 to 1 to what is kept of them
 
 
 class Pictures(Dataset):
@@ -60,9 +61,10 @@ def look(folder: Path, count: int, nouns: Sequence[str], tower: Tower, workers: 
     truths, kept = [], None
     for pixels, some in loader:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
-            seen = tower(torch.stack(pixels)).float().numpy()
+            seen = tower(torch.stack(pixels))
+        seen = (seen.half() if seen.is_floating_point() else seen).numpy()
         if kept is None:
-            kept = np.lib.format.open_memmap(new / "seen.npy", "w+", np.float16, (count, *seen.shape[1:]))
+            kept = np.lib.format.open_memmap(new / "seen.npy", "w+", seen.dtype, (count, *seen.shape[1:]))
         kept[len(truths) : len(truths) + len(seen)] = seen
         truths += some
         if len(truths) % (100 * BATCH) == 0:
@@ -73,29 +75,55 @@ def look(folder: Path, count: int, nouns: Sequence[str], tower: Tower, workers: 
     os.replace(new, folder)
 
 
-class SeenTalks(Dataset):
-    """Conversation number n: of one of `count` pictures, over and over in a new order, each time asked anew.
+def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
+    """The pictures themselves, to be kept."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class SeenPictures(Dataset):
+    """Number n: one of `count` pictures, over and over in a new order, and what it holds.
 
     `pictures` says how many of them are used, the first ones; 0 takes all.
     """
 
-    def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower, turns: int, pictures: int = 0):
+    def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower = as_bytes, pictures: int = 0):
         folder = places.RUNS / name
         if not folder.exists():
             look(folder, count, nouns, tower)
         self.seen = np.load(folder / "seen.npy", mmap_mode="r")
         self.truths = json.loads((folder / "truths.json").read_text(encoding="utf-8"))
-        self.count, self.nouns, self.turns = pictures or len(self.truths), nouns, turns
+        self.count, self.nouns = pictures or len(self.truths), nouns
         self.orders: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, number: int) -> talks.Talk:
+    def index(self, number: int) -> int:
         epoch, position = divmod(number, self.count)
         if epoch not in self.orders:
             self.orders = {epoch: np.random.RandomState(epoch).permutation(self.count)}
-        index = self.orders[epoch][position]
+        return self.orders[epoch][position]
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, dict]:
+        index = self.index(number)
+        seen = torch.from_numpy(np.array(self.seen[index]))
+        return (seen.float() / 127.5 - 1 if seen.dtype == torch.uint8 else seen.float()), self.truths[index]
+
+    @staticmethod
+    def collate(rows: list) -> tuple[torch.Tensor, list[dict]]:
+        seen, truths = zip(*rows)
+        return torch.stack(seen), list(truths)
+
+
+class SeenTalks(SeenPictures):
+    """Conversation number n about one of these pictures, each time asked anew, at most `turns` questions."""
+
+    def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower, turns: int, pictures: int = 0):
+        super().__init__(name, count, nouns, tower, pictures)
+        self.turns = turns
+
+    def __getitem__(self, number: int) -> talks.Talk:
+        seen, truth = super().__getitem__(number)
         rng = np.random.RandomState((1_000_003 * number + 29) % 2**32)
-        picture = talks.picture_from(self.truths[index])
+        picture = talks.picture_from(truth)
         turns = tuple(itertools.islice(talks.questions_of(picture, rng, self.nouns), self.turns))
-        return talks.Talk(torch.from_numpy(self.seen[index].astype(np.float32)), turns, self.truths[index])
+        return talks.Talk(seen, turns, truth)
 
     collate = staticmethod(list)

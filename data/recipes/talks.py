@@ -177,6 +177,15 @@ class Contents:
                 loss = loss + F.cross_entropy(logits, wanted)
         return loss
 
+    def read(self, outputs: torch.Tensor, counts: torch.Tensor, others: torch.Tensor) -> dict[str, torch.Tensor]:
+        """For each kind, which of its values are read rightly, bool [values]; of counts those that are not 0."""
+        numbers, *rest = outputs.split([(crowds.MOST + 1) * len(self.nouns), *self.sizes], dim=1)
+        found = numbers.unflatten(1, (-1, crowds.MOST + 1)).argmax(-1)  # [pictures, nouns]
+        right = {"nouns": ((found > 0) == (counts > 0)).all(1), "count": (found == counts)[counts > 0]}
+        for kind, logits, wanted in zip(("style", "place", "over", "under"), rest, others.T):
+            right[kind] = (logits.argmax(1) == wanted)[wanted >= 0]
+        return right
+
 
 def found_in(caption: str, truth: dict) -> dict[str, bool]:
     """Whether a caption names every noun, the style and the place, in any of the world's words for them."""

@@ -9,6 +9,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, CLIPMode
 
 import places
 import talks
+from captioner import untaught_tower
 from parts import blip2
 from scenes_data import fresh_scenes
 from sdhelpers import models
@@ -26,7 +27,14 @@ def options(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
         patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 300))
-        yield argparse.Namespace(init=None, run=None, queries=4, nouns="nouns.txt", architecture=SMALL)
+        yield argparse.Namespace(
+            init=None,
+            run=None,
+            queries=4,
+            nouns="nouns.txt",
+            tower=untaught_tower(tmp_path_factory.mktemp("tower")),
+            architecture=SMALL,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,7 @@ def talk(number, options):
 @pytest.fixture(scope="module")
 def model(options):
     torch.manual_seed(0)
-    return blip2.with_tower(blip2.build(options))
+    return blip2.with_tower(blip2.build(options), options)
 
 
 @torch.no_grad()

@@ -5,9 +5,12 @@ import argparse
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import CLIPModel
 
 import places
 import talks
+from captioner import untaught_tower
 from parts import llava
 from sdhelpers import models
 from sdhelpers.world import questions
@@ -20,7 +23,13 @@ SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_atte
 def options(tmp_path_factory, monkeymodule):
     monkeymodule.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
     monkeymodule.setattr(llava, "build_tokenizer", lambda nouns, build=llava.build_tokenizer: build(nouns, 300))
-    return argparse.Namespace(init=None, run=None, nouns="nouns.txt", architecture=SMALL)
+    return argparse.Namespace(
+        init=None,
+        run=None,
+        nouns="nouns.txt",
+        tower=untaught_tower(tmp_path_factory.mktemp("tower")),
+        architecture=SMALL,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +41,7 @@ def monkeymodule():
 @pytest.fixture(scope="module")
 def model(options):
     torch.manual_seed(0)
-    return llava.with_tower(llava.build(options))
+    return llava.with_tower(llava.build(options), options)
 
 
 def test_talks_are_the_same_again_and_about_both_kinds_of_picture():
@@ -71,7 +80,7 @@ def test_the_tower_is_clips_and_stays_so(model):
     assert not any(p.requires_grad for p in model.model.vision_tower.parameters())
     with torch.no_grad():
         pixels = torch.rand(1, 3, 128, 128)
-        clip = llava.CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model(pixels)
+        clip = CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model(pixels)
         assert torch.allclose(model.model.vision_tower(pixels).last_hidden_state, clip.last_hidden_state, atol=1e-5)
 
 
@@ -105,6 +114,8 @@ def test_the_export_holds_all_but_the_tower(model, options, tmp_path):
     llava.export(model, tmp_path, options)
     with safe_open(tmp_path / "changed.safetensors", "pt") as file:
         kept = set(file.keys())
+    factors = load_file(tmp_path / "low_rank.safetensors")
+    assert {name.removesuffix(".up").removesuffix(".down") for name in factors} < set(model.state_dict())
     lacking = set(model.state_dict()) - kept
     assert kept and all(".vision_tower." in name or name.startswith("contents.") for name in lacking)
     assert {"config.json", "generation_config.json", "tokenizer.json"} <= {p.name for p in tmp_path.iterdir()}

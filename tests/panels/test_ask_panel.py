@@ -10,6 +10,7 @@ from PIL import Image
 
 import places
 import talks
+from captioner import untaught_tower
 from parts import blip2
 from sdhelpers.images import to_png
 from sdhelpers.panels.asking import AskPanel, Speaker
@@ -47,9 +48,16 @@ def speaker(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
         patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 100))
-        options = argparse.Namespace(init=None, run=None, queries=4, nouns="nouns.txt", architecture=SMALL)
+        options = argparse.Namespace(
+            init=None,
+            run=None,
+            queries=4,
+            nouns="nouns.txt",
+            tower=untaught_tower(tmp_path_factory.mktemp("tower")),
+            architecture=SMALL,
+        )
         torch.manual_seed(0)
-        model = blip2.with_tower(blip2.build(options))
+        model = blip2.with_tower(blip2.build(options), options)
         processor = blip2.processor_of(blip2.tokenizer_of(options), options.queries)
     return Speaker(model, processor, lambda text: blip2.QUESTION.format(text) if text else "")
 

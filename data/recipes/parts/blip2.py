@@ -1,7 +1,7 @@
-"""Pocket BLIP-2: sixteen learnt queries ask pocket CLIP what it sees, and a small OPT puts the answers into words.
+"""Pocket BLIP-2: sixteen learnt queries ask an image tower what it sees, and a small OPT puts the answers into words.
 
-Li et al., BLIP-2 (2023, arXiv:2301.12597), with the library's own classes. The image tower is pocket CLIP's, frozen;
-the library's has no normalisation before its first layer, so that CLIP's is folded into the embeddings with the
+Li et al., BLIP-2 (2023, arXiv:2301.12597), with the library's own classes. The image tower is captioner_tower.py's,
+frozen; the library's has no normalisation before its first layer, so that CLIP's is folded into the embeddings with the
 patches' mean deviation (exact but for that). Q-Former and language model are trained together from nothing, on captions
 and questions of the drawn world (talks.py).
 """
@@ -20,7 +20,6 @@ from transformers import (
     Blip2VisionConfig,
     Blip2VisionModel,
     BlipImageProcessor,
-    CLIPModel,
     CLIPProcessor,
     OPTConfig,
     PreTrainedTokenizerFast,
@@ -31,6 +30,7 @@ import talks
 from bpe import byte_level, home
 from export import save
 from loop import Training
+from parts import captioner_tower
 from recipe import Options, Recipe
 from scenes_data import FRESH, fresh_scenes
 from sdhelpers import models
@@ -195,7 +195,7 @@ def build(options: Options) -> Blip2ForConditionalGeneration:
 
 def configuration(options: Options) -> Blip2Config:
     """The sizes of all three parts; the tower has pocket CLIP's."""
-    tokenizer, seen = tokenizer_of(options), pocket_clip().config
+    tokenizer, seen = tokenizer_of(options), captioner_tower.configuration()
     shape = {k: getattr(seen, k) for k in ("hidden_size", "intermediate_size", "num_hidden_layers",
              "num_attention_heads", "image_size", "patch_size", "hidden_act", "layer_norm_eps")}  # fmt: skip
     ends = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
@@ -222,35 +222,31 @@ def configuration(options: Options) -> Blip2Config:
     )
 
 
-def pocket_clip() -> torch.nn.Module:
-    """Pocket CLIP's image tower."""
-    return CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model.eval()
-
-
-def tower() -> dict[str, torch.Tensor]:
-    """The weights of the image tower, as BLIP-2 names them."""
+def tower(options: Options) -> dict[str, torch.Tensor]:
+    """The weights of the captioners' image tower, as BLIP-2 names them."""
     pixels = torch.stack([to_tensor(scene.image) for scene in fresh_scenes(64)])
-    return folded(pocket_clip(), pixels)
+    learnt = captioner_tower.load(options.tower)
+    return folded(getattr(learnt, "vision_model", learnt), pixels)
 
 
 def data(options: Options) -> SeenTalks:
     """Conversations about what the tower has seen."""
     look = Blip2VisionModel(configuration(options).vision_config).eval()
-    look.load_state_dict(tower())
+    look.load_state_dict(tower(options))
     nouns = places.words(options.nouns)
     return SeenTalks("seen_blip2", options.drawn, nouns, lambda pixels: look(pixels)[0], options.turns, options.scenes)
 
 
-def with_tower(model: Blip2ForConditionalGeneration) -> Blip2ForConditionalGeneration:
+def with_tower(model: Blip2ForConditionalGeneration, options: Options) -> Blip2ForConditionalGeneration:
     """The model as it is shipped, with its frozen tower."""
     model.vision_model = Blip2VisionModel(model.config.vision_config).requires_grad_(False)
-    model.vision_model.load_state_dict(tower())
+    model.vision_model.load_state_dict(tower(options))
     return model.eval()
 
 
 def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, float]:
     """Fresh pictures, through the tower."""
-    model = with_tower(model)
+    model = with_tower(model, options)
     processor = processor_of(tokenizer_of(options), options.queries)
     return talks.accuracy(lambda spoken: answer(model, processor, spoken), places.words(options.nouns))
 
@@ -258,7 +254,7 @@ def score(model: Blip2ForConditionalGeneration, options: Options) -> dict[str, f
 def export(model: Blip2ForConditionalGeneration, folder: Path, options: Options) -> dict:
     """The folder that `from_pretrained` loads, with its processor."""
     del model.contents
-    save(with_tower(model), folder)
+    save(with_tower(model, options), folder)
     processor_of(tokenizer_of(options), options.queries).save_pretrained(folder)
     return {"nouns": places.words(options.nouns)}
 

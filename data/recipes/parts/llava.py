@@ -1,4 +1,4 @@
-"""Pocket LLaVA: pocket CLIP's patches as words of a small Llama, which answers questions about a picture.
+"""Pocket LLaVA: a tower's patches as words of a small Llama, which answers questions about a picture.
 
 Liu et al., Visual Instruction Tuning (2023, arXiv:2304.08485), with the library's own classes: the image tower stays
 as it is, two linear layers make its patches into token vectors, and the language model reads them before the question.
@@ -6,16 +6,15 @@ Projector and language model are trained together from nothing, on conversations
 repository ships these two alone.
 """
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoTokenizer,
     CLIPImageProcessor,
-    CLIPModel,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -28,6 +27,7 @@ import talks
 from bpe import byte_level, home
 from export import save_changed
 from loop import Training
+from parts import captioner_tower
 from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import models
@@ -67,21 +67,17 @@ def processor_of(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     return LlavaProcessor(
         CLIPImageProcessor.from_pretrained(models.POCKET / "clip"),
         tokenizer,
-        patch_size=vision_config().patch_size,
+        patch_size=captioner_tower.configuration().patch_size,
         vision_feature_select_strategy="default",
         chat_template=TEMPLATE,
         num_additional_image_tokens=1,
     )
 
 
-@functools.cache
-def vision_config():
-    return CLIPModel.config_class.from_pretrained(models.POCKET / "clip").vision_config
-
-
 def patches() -> int:
     """How many tokens a picture becomes."""
-    return (vision_config().image_size // vision_config().patch_size) ** 2
+    seen = captioner_tower.configuration()
+    return (seen.image_size // seen.patch_size) ** 2
 
 
 def to_tensors(tokenizer: PreTrainedTokenizerFast, spoken: Sequence[talks.Talk]) -> tuple[torch.Tensor, ...]:
@@ -145,7 +141,7 @@ def answer(
 
 def score(model: LlavaForConditionalGeneration, options: Options) -> dict[str, float]:
     """Fresh pictures, through the tower."""
-    model = with_tower(model)
+    model = with_tower(model, options)
     processor = processor_of(tokenizer_of(options))
     return talks.accuracy(lambda spoken: answer(model, processor, spoken), places.words(options.nouns))
 
@@ -155,7 +151,7 @@ def tokenizer_of(options: Options) -> PreTrainedTokenizerFast:
 
 
 def build(options: Options) -> LlavaForConditionalGeneration:
-    """A Llama of five million parameters behind pocket CLIP's image tower, which stays frozen."""
+    """A Llama of five million parameters behind the image tower of captioner_tower.py, which stays frozen."""
     if options.init:
         model = LlavaForConditionalGeneration.from_pretrained(options.init, dtype=torch.float32)
     else:
@@ -173,7 +169,7 @@ def build(options: Options) -> LlavaForConditionalGeneration:
         )
         model = LlavaForConditionalGeneration(
             LlavaConfig(
-                vision_config=vision_config(),
+                vision_config=captioner_tower.configuration(),
                 text_config=text,
                 image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
                 image_seq_length=patches(),
@@ -186,17 +182,16 @@ def build(options: Options) -> LlavaForConditionalGeneration:
     return model
 
 
-def tower() -> torch.nn.Module:
-    """Pocket CLIP's image tower, in the class that LLaVA gives it, which some versions wrap in a model of its own."""
-    found = AutoModel.from_config(vision_config())
-    clip = CLIPModel.from_pretrained(models.POCKET / "clip", dtype=torch.float32).vision_model
-    getattr(found, "vision_model", found).load_state_dict(clip.state_dict())
+def tower(options: Options) -> torch.nn.Module:
+    """The captioners' image tower, in the class that LLaVA gives it, which some versions wrap in a model of its own."""
+    found, learnt = AutoModel.from_config(captioner_tower.configuration()), captioner_tower.load(options.tower)
+    getattr(found, "vision_model", found).load_state_dict(getattr(learnt, "vision_model", learnt).state_dict())
     return found.eval()
 
 
 def data(options: Options) -> SeenTalks:
     """Conversations about what the tower has seen, in the layer that LLaVA takes."""
-    look, layer = tower(), LlavaConfig().vision_feature_layer
+    look, layer = tower(options), LlavaConfig().vision_feature_layer
     nouns = places.words(options.nouns)
 
     def seen(pixels: torch.Tensor) -> torch.Tensor:
@@ -205,15 +200,17 @@ def data(options: Options) -> SeenTalks:
     return SeenTalks("seen_llava", options.drawn, nouns, seen, options.turns, options.scenes)
 
 
-def with_tower(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
+def with_tower(model: LlavaForConditionalGeneration, options: Options) -> LlavaForConditionalGeneration:
     """The model as it is put together, with its frozen tower."""
-    model.model.vision_tower = tower().requires_grad_(False)
+    model.model.vision_tower = tower(options).requires_grad_(False)
     return model.eval()
 
 
 def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> dict:
-    """Projector and language model, with the configurations and the processor; the tower is pocket CLIP's."""
+    """Projector, language model, configurations, processor; of the tower what pocket CLIP's lacks."""
     save_changed(model, folder, TRAINED)
+    factors = load_file(Path(options.tower) / captioner_tower.FILE)
+    save_file({f"model.vision_tower.{name}": tensor for name, tensor in factors.items()}, folder / captioner_tower.FILE)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
