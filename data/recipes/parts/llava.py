@@ -209,8 +209,9 @@ def with_tower(model: LlavaForConditionalGeneration, options: Options) -> LlavaF
 def export(model: LlavaForConditionalGeneration, folder: Path, options: Options) -> dict:
     """Projector, language model, configurations, processor; of the tower what pocket CLIP's lacks."""
     save_changed(model, folder, TRAINED)
+    place = "model.vision_tower." + ("vision_model." if hasattr(tower(options), "vision_model") else "")
     factors = load_file(Path(options.tower) / captioner_tower.FILE)
-    save_file({f"model.vision_tower.{name}": tensor for name, tensor in factors.items()}, folder / captioner_tower.FILE)
+    save_file({place + name: tensor for name, tensor in factors.items()}, folder / captioner_tower.FILE)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor_of(tokenizer_of(options)).save_pretrained(folder)
