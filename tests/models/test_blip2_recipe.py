@@ -9,7 +9,7 @@ from transformers import Blip2ForConditionalGeneration, Blip2Processor, CLIPMode
 
 import places
 import talks
-from captioner import untaught_tower
+from captioner import small_options
 from parts import blip2
 from scenes_data import fresh_scenes
 from sdhelpers import models
@@ -27,14 +27,7 @@ def options(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
         patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 300))
-        yield argparse.Namespace(
-            init=None,
-            run=None,
-            queries=4,
-            nouns="nouns.txt",
-            tower=untaught_tower(tmp_path_factory.mktemp("tower")),
-            architecture=SMALL,
-        )
+        yield small_options(tmp_path_factory.mktemp, SMALL, queries=4)
 
 
 @pytest.fixture(scope="module")

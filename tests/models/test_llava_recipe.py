@@ -10,7 +10,7 @@ from transformers import CLIPModel
 
 import places
 import talks
-from captioner import untaught_tower
+from captioner import small_options
 from parts import llava
 from sdhelpers import models
 from sdhelpers.world import questions
@@ -23,13 +23,7 @@ SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_atte
 def options(tmp_path_factory, monkeymodule):
     monkeymodule.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
     monkeymodule.setattr(llava, "build_tokenizer", lambda nouns, build=llava.build_tokenizer: build(nouns, 300))
-    return argparse.Namespace(
-        init=None,
-        run=None,
-        nouns="nouns.txt",
-        tower=untaught_tower(tmp_path_factory.mktemp("tower")),
-        architecture=SMALL,
-    )
+    return small_options(tmp_path_factory.mktemp, SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The panel that asks: a picture chosen, dropped or drawn; every control at its ends; what cannot be asked."""
 
-import argparse
 import io
 
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 
 import places
 import talks
-from captioner import untaught_tower
+from captioner import small_options
 from parts import blip2
 from sdhelpers.images import to_png
 from sdhelpers.panels.asking import AskPanel, Speaker
@@ -48,14 +47,7 @@ def speaker(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "RUNS", tmp_path_factory.mktemp("runs"))
         patch.setattr(blip2, "build_tokenizer", lambda nouns, build=blip2.build_tokenizer: build(nouns, 100))
-        options = argparse.Namespace(
-            init=None,
-            run=None,
-            queries=4,
-            nouns="nouns.txt",
-            tower=untaught_tower(tmp_path_factory.mktemp("tower")),
-            architecture=SMALL,
-        )
+        options = small_options(tmp_path_factory.mktemp, SMALL, queries=4)
         torch.manual_seed(0)
         model = blip2.with_tower(blip2.build(options), options)
         processor = blip2.processor_of(blip2.tokenizer_of(options), options.queries)
