@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdhelpers import __main__ as command_line
 from sdhelpers import benchmark, device, models
-from sdhelpers.benchmark import measurement, report, shapes, variants
+from sdhelpers.benchmark import fresh, measurement, report, shapes, variants
 from sdhelpers.benchmark.fresh import FreshProcessError, MemoryMeter, in_fresh_process, tidy_memory
 from sdhelpers.benchmark.measurement import Row
 
@@ -51,6 +51,21 @@ def allocate(megabytes: int) -> tuple[int, int, int]:
         between = meter.peak - before
         block = torch.ones(megabytes * 250_000)
         return first, between, meter.peak - before - 0 * block.numel()
+
+
+def allocate_unseen(megabytes: int) -> int:
+    """The peak in bytes of a block that is filled and dropped before the watching thread looks."""
+    MemoryMeter._look = lambda self: self._done.wait()  # it never does
+    with MemoryMeter("cpu") as meter, tidy_memory():
+        before = meter.now()
+        block = torch.ones(megabytes * 250_000)
+        del block
+        return meter.peak - before
+
+
+@pytest.mark.skipif(not fresh._forget_record(), reason="here a process cannot reset the system's record of it")
+def test_a_peak_between_two_looks_is_counted():
+    assert 190e6 < in_fresh_process(allocate_unseen, 200) < 300e6
 
 
 def test_the_meter_sees_memory_that_was_held_and_forgets_it_when_told():
