@@ -1,10 +1,12 @@
 """Drawn pictures, or what a frozen image tower sees in them, kept once: no training draws or looks again.
 
-A picture's number gives it (talks.py). Kept in runs/NAME: `seen.npy`, float16 [pictures, tokens, width] of a tower or
-uint8 [pictures, 3, size, size], and `truths.json`, what each picture holds. Two processes draw while the tower looks;
-broken off, it begins again.
+A picture's number gives it (talks.py). Kept in runs/NAME-..., a folder for each number of pictures and list of nouns
+(and for each tower, which NAME tells): `seen.npy`, float16 [pictures, tokens, width] of a tower or uint8
+[pictures, 3, size, size], and `truths.json`, what each picture holds. Two processes draw while the tower looks; broken
+off, it begins again.
 """
 
+import hashlib
 import itertools
 import json
 import os
@@ -24,6 +26,11 @@ from sdhelpers.images import to_tensor
 
 BATCH = 64
 Tower = Callable[[torch.Tensor], torch.Tensor]  # pixels [n, 3, size, size] from -1 to 1 to what is kept of them
+
+
+def digest(content: bytes) -> str:
+    """A few signs that stand for a content: another tower, or other nouns, must not meet what was kept before."""
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 class Pictures(Dataset):
@@ -87,7 +94,7 @@ class SeenPictures(Dataset):
     """
 
     def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower = as_bytes, pictures: int = 0):
-        folder = places.RUNS / name
+        folder = places.RUNS / f"{name}-{digest(json.dumps([count, list(nouns)]).encode())}"
         if not folder.exists():
             look(folder, count, nouns, tower)
         self.seen = np.load(folder / "seen.npy", mmap_mode="r")

@@ -116,6 +116,7 @@ def test_what_the_tower_has_seen_is_kept_and_stands_for_the_picture(model, optio
     monkeypatch.setattr("seen.look", None)  # a second time nothing is drawn
     again = SeenTalks("seen", 12, nouns, tower, turns=2, pictures=5)
     assert {seen[i].truth["style"] for i in range(12) if "style" in seen[i].truth} and again.count == 5
+    assert len(list(places.RUNS.glob("seen-*"))) == 1
     one = seen[7]
     number = next(i for i, truth in enumerate(seen.truths) if truth == one.truth)
     with torch.no_grad():

@@ -234,7 +234,14 @@ def data(options: Options) -> SeenTalks:
     look = Blip2VisionModel(configuration(options).vision_config).eval()
     look.load_state_dict(tower(options))
     nouns = places.words(options.nouns)
-    return SeenTalks("seen_blip2", options.drawn, nouns, lambda pixels: look(pixels)[0], options.turns, options.scenes)
+    return SeenTalks(
+        f"seen_blip2-{captioner_tower.name_of(options.tower)}",
+        options.drawn,
+        nouns,
+        lambda pixels: look(pixels)[0],
+        options.turns,
+        options.scenes,
+    )
 
 
 def with_tower(model: Blip2ForConditionalGeneration, options: Options) -> Blip2ForConditionalGeneration:

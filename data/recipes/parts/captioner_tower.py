@@ -21,7 +21,7 @@ from recipe import Options, Recipe
 from scenes_data import FRESH
 from sdhelpers import models
 from sdhelpers.images import to_tensor
-from seen import SeenPictures
+from seen import SeenPictures, digest
 
 CLIP = models.POCKET / "clip"
 ASKED = 1000  # fresh pictures that are read
@@ -80,6 +80,11 @@ def load(folder: Path) -> CLIPVisionModel:
         named[name] = tensor
     inner.load_state_dict(named)
     return tower
+
+
+def name_of(folder: Path) -> str:
+    """What tells the export in `folder` from any other."""
+    return digest((Path(folder) / FILE).read_bytes())
 
 
 def configuration() -> CLIPVisionConfig:

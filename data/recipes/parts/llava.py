@@ -197,7 +197,14 @@ def data(options: Options) -> SeenTalks:
     def seen(pixels: torch.Tensor) -> torch.Tensor:
         return look(pixels, output_hidden_states=True).hidden_states[layer]
 
-    return SeenTalks("seen_llava", options.drawn, nouns, seen, options.turns, options.scenes)
+    return SeenTalks(
+        f"seen_llava-{captioner_tower.name_of(options.tower)}",
+        options.drawn,
+        nouns,
+        seen,
+        options.turns,
+        options.scenes,
+    )
 
 
 def with_tower(model: LlavaForConditionalGeneration, options: Options) -> LlavaForConditionalGeneration:
