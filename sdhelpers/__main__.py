@@ -52,9 +52,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     bench.add_argument("--save", type=Path, help="JSON file; a run that was broken off goes on there")
     bench.add_argument("--compile", action="store_true", help="torch.compile on a CPU too (minutes)")
     site = commands.add_parser("site", help="build the static site of the stored chapters into outputs/site")
-    site.add_argument("--open", action="store_true", help="show it in the browser")
+    site.add_argument("--open", action="store_true", help="serve it on this computer and show it, until Ctrl-C")
     command = commands.add_parser("test", help="run the tests; further arguments go to pytest")
     command.add_argument("--laptop", action="store_true", help="compute as on a processor that has AVX2 alone")
+    command.add_argument("--workers", type=int, help="tests side by side, each with its share of the processor")
     commands.add_parser("lint", help="check the code with ruff")
     relink = commands.add_parser("relink", help="rewrite badges, clone addresses, navigation and the README's table")
     relink.add_argument("--from-remote", action="store_true", help="first take the address from git's origin")
@@ -139,21 +140,23 @@ def bench(options: argparse.Namespace) -> int:
 
 def site(options: argparse.Namespace) -> int:
     from sdhelpers.book.site import SiteError, build
+    from sdhelpers.book.site.serve import serve
 
     try:
         page = build()
     except SiteError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"The site of the book, without a server and without a network: {page}")
-    if options.open:
-        webbrowser.open(page.resolve().as_uri())
-    return 0
+    print(f"The site of the book, to be read without a server and without a network: {page}")
+    return serve(page) if options.open else 0
 
 
 def test(options: argparse.Namespace) -> int:
-    env = os.environ | (environment.LAPTOP if options.laptop else {})
-    return subprocess.run([sys.executable, "-m", "pytest", *options.pytest], cwd=paths.ROOT, env=env).returncode
+    env, command = os.environ | (environment.LAPTOP if options.laptop else {}), [sys.executable, "-m", "pytest"]
+    if options.workers:
+        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))
+        command += ["--numprocesses", str(options.workers), "--dist", "loadgroup"]
+    return subprocess.run([*command, *options.pytest], cwd=paths.ROOT, env=env).returncode
 
 
 def lint(options: argparse.Namespace) -> int:

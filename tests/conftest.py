@@ -1,11 +1,15 @@
 """What the tests share: a marker for each folder, loaded models, and quiet libraries."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, ReadWriteLock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SERVED = ("app", "site")  # what is built or served there is made once for the whole folder
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +24,31 @@ def pipe():
     return pipeline
 
 
+@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items):
-    """Every test has its folder's name as a marker: `-m unit`, `-m "not chapters and not browser"`."""
+    """Every test has its folder's name as a marker: `-m unit`, `-m "not chapters and not browser"`.
+
+    With several workers, the tests of a folder that serves something once, or of a file, stay on one of them.
+    """
     for item in items:
-        item.add_marker(Path(item.path).parent.name)
+        folder = Path(item.path).parent.name
+        item.add_marker(folder)
+        if "test_chapter[" not in item.name:
+            item.add_marker(pytest.mark.xdist_group(folder if folder in SERVED else Path(item.path).stem))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A test marked `alone` waits until no other one runs, and no other one begins before it has ended."""
+    if "PYTEST_XDIST_TESTRUNUID" not in os.environ:
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    place = Path(tempfile.gettempdir()) / f"sdhelpers-{os.environ['PYTEST_XDIST_TESTRUNUID']}"
+    room = ReadWriteLock(f"{place}-room")
+    with FileLock(f"{place}-door"):  # who waits for the room holds the door, so that nobody slips past
+        held = room.acquire_write() if alone else room.acquire_read()
+    with held:
+        return (yield)
 
 
 @pytest.fixture

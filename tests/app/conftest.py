@@ -18,6 +18,17 @@ def studio(tmp_path_factory):
     studio.close()
 
 
+@pytest.fixture
+def wide(studio):
+    """Another studio that draws three pictures at once with the same weights."""
+    from sdhelpers.app.studio import Studio
+
+    wide = Studio(folder=studio.folder, at_once=3)
+    wide._pipelines = studio._pipelines
+    yield wide
+    wide.close()
+
+
 @pytest.fixture(scope="session")
 def page(studio, tmp_path_factory):
     """The app, served; `page.local_url` is its address."""

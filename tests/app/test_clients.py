@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from asking import SETTINGS, TYPE, data_for, last_message
+from gradio import http_server
 from gradio_client import Client, handle_file
 from PIL import Image
 
@@ -56,7 +57,8 @@ def client(page):
     client.close()
 
 
-def test_twenty_clients_at_once_get_their_own_pictures(page, studio):
+def test_twenty_clients_at_once_get_their_own_pictures(wide, page, studio):
+    """Three at a time, so that pictures could be mixed; `page` is asked for, as it sets where uploads lie."""
     schedulers = ["DPM++ 2M", "Euler a", "UniPC", "Heun"]
     wishes = [
         SETTINGS
@@ -73,14 +75,18 @@ def test_twenty_clients_at_once_get_their_own_pictures(page, studio):
     assert len({picture.tobytes() for picture in alone}) == CLIENTS
 
     def ask(wish: dict) -> Path:
-        client = Client(page.local_url, verbose=False)
+        client = Client(served.local_url, verbose=False)
         try:
             return newest(client.predict(api_name="/text", **wish))
         finally:
             client.close()
 
-    with ThreadPoolExecutor(CLIENTS) as threads:
-        paths = list(threads.map(ask, wishes))
+    served = start(wide)
+    try:
+        with ThreadPoolExecutor(CLIENTS) as threads:
+            paths = list(threads.map(ask, wishes))
+    finally:
+        served.close()
     assert [pixels_of(path) for path in paths] == [picture.tobytes() for picture in alone]
     for path, wish in zip(paths, wishes):
         data = read_image(path).data
@@ -255,6 +261,7 @@ def test_it_listens_to_this_computer_alone(page):
 def test_nothing_in_the_environment_opens_it_and_listen_does(studio, page, monkeypatch):
     for name, value in {"GRADIO_SERVER_NAME": "0.0.0.0", "GRADIO_SHARE": "True", "GRADIO_ALLOWED_PATHS": "/"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(http_server, "LOCALHOST_NAME", "0.0.0.0")  # what Gradio reads from the first when imported
     for listen, wanted in ((False, "127.0.0.1"), (True, "0.0.0.0")):
         other = start(studio, listen=listen)
         try:

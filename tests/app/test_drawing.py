@@ -16,7 +16,6 @@ from sdhelpers import models
 from sdhelpers.app import guide
 from sdhelpers.app.drawing import Drawing, Step, Stopped
 from sdhelpers.app.requests import TASKS, read_request
-from sdhelpers.app.studio import Studio
 from sdhelpers.generation import generate
 from sdhelpers.images import to_png
 from sdhelpers.metadata.generation import load_adapters, pixel_hash, redraw
@@ -78,15 +77,6 @@ def test_drawing_leaves_the_shared_pipeline_as_it_was(studio):
     after = state(studio.shared("text"))
     del before["torch"], after["torch"]  # PEFT fills new layers from torch's own generator; no picture is drawn from it
     assert after == before
-
-
-@pytest.fixture
-def wide(studio):
-    """Another studio that draws three pictures at once with the same weights."""
-    wide = Studio(folder=studio.folder, at_once=3)
-    wide._pipelines = studio._pipelines
-    yield wide
-    wide.close()
 
 
 def test_pictures_drawn_at_once_are_those_drawn_alone(studio, wide):

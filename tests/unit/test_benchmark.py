@@ -64,10 +64,12 @@ def allocate_unseen(megabytes: int) -> int:
 
 
 @pytest.mark.skipif(not fresh._forget_record(), reason="here a process cannot reset the system's record of it")
+@pytest.mark.alone
 def test_a_peak_between_two_looks_is_counted():
     assert 190e6 < in_fresh_process(allocate_unseen, 200) < 300e6
 
 
+@pytest.mark.alone
 def test_the_meter_sees_memory_that_was_held_and_forgets_it_when_told():
     first, between, second = in_fresh_process(allocate, 300)
     assert first == pytest.approx(300e6, rel=0.1)
@@ -274,6 +276,7 @@ def test_the_limit_of_a_slow_format_takes_a_small_product(monkeypatch):
     assert set(sides[:8]) == {2048} and set(sides[8:]) == {512}
 
 
+@pytest.mark.alone
 def test_the_probe_agrees_with_a_larger_product_on_which_formats_to_avoid():
     for dtype in (torch.float16, torch.bfloat16):
         speed = device._product_seconds(torch.float32, "cpu", 384) / device._product_seconds(dtype, "cpu", 384)
@@ -297,6 +300,7 @@ def results(tmp_path_factory):
     return path, "\n".join(printed)
 
 
+@pytest.mark.alone
 def test_the_command_prints_and_saves_every_row(results):
     path, printed = results
     saved = json.loads(path.read_text(encoding="utf-8"))
