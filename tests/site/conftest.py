@@ -1,11 +1,13 @@
 """The site of all chapters, built once for all tests, and its pages in a browser that has no network."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from sdhelpers.book import site as book_site
+from sdhelpers.book.site import serve
 from site_pages import Page, read
 
 
@@ -40,3 +42,20 @@ def show(browser, site):
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture
+def serving():
+    """A function that serves a folder on loopback by a handler, and gives its address."""
+    running = []
+
+    def started(folder: Path, handler: type[serve.Handler]) -> str:
+        server = serve.server(folder, handler=handler)
+        running.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://{serve.HOST}:{server.server_port}"
+
+    yield started
+    for server in running:
+        server.shutdown()
+        server.server_close()

@@ -12,7 +12,7 @@ import nbformat
 from sdhelpers.book import chapters
 from sdhelpers.book.environment import installed
 from sdhelpers.book.page import COLAB_FILE
-from sdhelpers.book.site import contents, glossary
+from sdhelpers.book.site import contents, glossary, live
 from sdhelpers.book.site.chapter import BADGE_NAME, for_the_site
 from sdhelpers.paths import OUTPUTS, ROOT, write_text
 
@@ -49,10 +49,10 @@ def mathjax() -> Path:
     return found[0]
 
 
-def lay_out(source: Path, only: set[int] | None = None) -> None:
+def lay_out(source: Path, only: set[int] | None = None, drawing: Path | None = None, why_not: str = "") -> None:
     """Put the site's sources, the notebooks as the site shows them, and all that these need into one folder.
 
-    `only` are the chapters to take; without it all that are written.
+    `only` are the chapters to take; without it all that are written. `drawing` is what the live page runs on.
     """
     written = {number: path for number, path in chapters.existing().items() if only is None or number in only}
     shutil.copytree(SOURCE, source)
@@ -65,6 +65,7 @@ def lay_out(source: Path, only: set[int] | None = None) -> None:
     for small in contents.thumbnails(stored).values():
         shutil.copy(small, source / "static" / small.name)
     write_text(source / "index.md", contents.page(SOURCE / "index.md", stored))
+    write_text(source / "draw.md", live.page(SOURCE / "draw.md", drawing, why_not, set(written)))
     write_text(source / "glossary.md", glossary.page(SOURCE / "glossary.md", stored))
 
 
@@ -85,15 +86,27 @@ def leave_out(site: Path) -> None:
     shutil.rmtree(site / "_sources", ignore_errors=True)
 
 
+def drawing_parts() -> tuple[Path | None, str]:
+    """What the live page runs on; or nothing, and the sentence that says why, which is printed too."""
+    try:
+        return live.prepare(), ""
+    except live.LiveError as error:
+        print(error, file=sys.stderr)
+        return None, str(error)
+
+
 def build(place: Path = PLACE, only: set[int] | None = None) -> Path:
     """Build the site into `place` and return its first page. Raises SiteError; then `place` is as it was before."""
     check_extra()
+    drawing, why_not = drawing_parts()
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".site-", dir=place.parent, ignore_cleanup_errors=True) as folder:
         work = Path(folder)
-        lay_out(work / "source", only)
+        lay_out(work / "source", only, drawing, why_not)
         run_sphinx(work / "source", work / "site", work / "doctrees")
         leave_out(work / "site")
+        if drawing:
+            live.add(drawing, work / "site")
         if place.exists():
             place.rename(work / "former")
         (work / "site").rename(place)

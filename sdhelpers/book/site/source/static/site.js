@@ -29,3 +29,7 @@ letTheGlossaryBeSearched();
 addEventListener("load", () => setTimeout(letKeyboardsScroll, 500));
 addEventListener("resize", letKeyboardsScroll);
 for (const folded of document.querySelectorAll("details")) folded.addEventListener("toggle", letKeyboardsScroll);
+
+// From the disk a page may not start the workers that the live page draws with.
+const fromDisk = document.getElementById("live-from-disk");
+if (fromDisk) fromDisk.hidden = location.protocol !== "file:";
