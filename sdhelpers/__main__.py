@@ -155,7 +155,7 @@ def test(options: argparse.Namespace) -> int:
     env, command = os.environ | (environment.LAPTOP if options.laptop else {}), [sys.executable, "-m", "pytest"]
     if options.workers:
         env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.workers))
-        command += ["--numprocesses", str(options.workers), "--dist", "loadgroup"]
+        command += ["--numprocesses", str(options.workers), "--dist", "loadscope"]
     return subprocess.run([*command, *options.pytest], cwd=paths.ROOT, env=env).returncode
 
 

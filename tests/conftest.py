@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock, ReadWriteLock
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# How long an example takes tells of the computer and of what else runs on it.
+settings.register_profile("any computer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any computer")
 
 SERVED = ("app", "site")  # what is built or served there is made once for the whole folder
 
@@ -24,17 +29,25 @@ def pipe():
     return pipeline
 
 
-@pytest.hookimpl(tryfirst=True)  # before the workers read the groups
 def pytest_collection_modifyitems(items):
-    """Every test has its folder's name as a marker: `-m unit`, `-m "not chapters and not browser"`.
-
-    With several workers, the tests of a folder that serves something once, or of a file, stay on one of them.
-    """
+    """Every test has its folder's name as a marker: `-m unit`, `-m "not chapters and not browser"`."""
     for item in items:
-        folder = Path(item.path).parent.name
-        item.add_marker(folder)
-        if "test_chapter[" not in item.name:
-            item.add_marker(pytest.mark.xdist_group(folder if folder in SERVED else Path(item.path).stem))
+        item.add_marker(Path(item.path).parent.name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With several workers the tests of a file, or of a folder that serves something, stay on one; chapters do not."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, test = nodeid.partition("::")
+            if test.startswith("test_chapter["):
+                return nodeid
+            return Path(path).parent.name if Path(path).parent.name in SERVED else path
+
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
