@@ -40,11 +40,11 @@ def walk(page, address: str, artefacts: Path) -> None:
     page.wait_for_selector(".jp-Notebook", timeout=120_000)
     run_all_cells(page)
     panel = page.locator(".sdhelpers-explorer").first
-    panel.wait_for(timeout=300_000)
+    panel.wait_for(timeout=900_000)
     page.wait_for_function(
         "() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'"
         " && document.querySelectorAll('.sdhelpers-explorer').length > 0",
-        timeout=300_000,
+        timeout=900_000,
     )
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     panel.scroll_into_view_if_needed()
