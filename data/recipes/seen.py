@@ -1,9 +1,9 @@
 """Drawn pictures, or what a frozen image tower sees in them, kept once: no training draws or looks again.
 
-A picture's number gives it (talks.py). Kept in runs/NAME-..., a folder for each number of pictures and list of nouns
+A picture's number gives it (talks.py). Kept in runs/NAME-..., a folder for each span of numbers and list of nouns
 (and for each tower, which NAME tells): `seen.npy`, float16 [pictures, tokens, width] of a tower or uint8
-[pictures, 3, size, size], and `truths.json`, what each picture holds. Two processes draw while the tower looks; broken
-off, it begins again.
+[pictures, 3, size, size], and `truths.json`, what each picture holds. Two processes draw; towers look at what was
+drawn. Broken off, it begins again.
 """
 
 import hashlib
@@ -33,18 +33,19 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-class Pictures(Dataset):
-    """Picture number i, as pixels and as what it holds."""
+class Drawn(Dataset):
+    """The pictures with these numbers, as bytes [3, size, size] and as what they hold."""
 
-    def __init__(self, count: int, nouns: Sequence[str]):
-        self.count, self.nouns = count, nouns
+    def __init__(self, numbers: range, nouns: Sequence[str]):
+        self.numbers, self.nouns = numbers, nouns
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, dict]:
-        picture = talks.picture(number, self.nouns)
-        return to_tensor(picture.image), talks.truth_of(picture)
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, dict]:
+        picture = talks.picture(self.numbers[index], self.nouns)
+        pixels = (to_tensor(picture.image) + 1) * 127.5
+        return pixels.round().clamp(0, 255).to(torch.uint8), talks.truth_of(picture)
 
 
 class Kept(torch.nn.Module):
@@ -59,48 +60,56 @@ class Kept(torch.nn.Module):
 
 
 @torch.no_grad()
-def look(folder: Path, count: int, nouns: Sequence[str], tower: Tower, workers: int = 2) -> None:
-    """Draw and look, under a temporary name, then rename."""
-    new = folder.with_name(folder.name + ".part")
+def keep(folder: Path, pictures: Dataset, tower: Tower | None, workers: int = 2) -> None:
+    """Write the pictures, or what the tower sees in them, under a temporary name, then rename."""
+    new, count = folder.with_name(folder.name + ".part"), len(pictures)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    loader = DataLoader(Pictures(count, nouns), BATCH, num_workers=workers, collate_fn=lambda rows: tuple(zip(*rows)))
+    loader = DataLoader(pictures, BATCH, num_workers=workers, collate_fn=SeenPictures.collate)
     truths, kept = [], None
     for pixels, some in loader:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
-            seen = tower(torch.stack(pixels))
-        seen = (seen.half() if seen.is_floating_point() else seen).numpy()
+        if tower:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
+                pixels = tower(pixels).half()
         if kept is None:
+            seen = pixels.numpy()
             kept = np.lib.format.open_memmap(new / "seen.npy", "w+", seen.dtype, (count, *seen.shape[1:]))
-        kept[len(truths) : len(truths) + len(seen)] = seen
+        kept[len(truths) : len(truths) + len(pixels)] = pixels.numpy()
         truths += some
         if len(truths) % (100 * BATCH) == 0:
-            print(f"{folder.name}: {len(truths)} of {count} pictures looked at", flush=True)
+            print(f"{folder.name}: {len(truths)} of {count} pictures", flush=True)
     kept.flush()
     (new / "truths.json").write_text(json.dumps(truths), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(new, folder)
 
 
-def as_bytes(pixels: torch.Tensor) -> torch.Tensor:
-    """The pictures themselves, to be kept."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 class SeenPictures(Dataset):
-    """Number n: one of `count` pictures, over and over in a new order, and what it holds.
+    """Number n: one of the pictures with these numbers, over and over in a new order, and what it holds.
 
-    `pictures` says how many of them are used, the first ones; 0 takes all.
+    `pictures` says how many of them are used, the first ones; 0 takes all. A tower needs a name of its own.
     """
 
-    def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower = as_bytes, pictures: int = 0):
-        folder = places.RUNS / f"{name}-{digest(json.dumps([count, list(nouns)]).encode())}"
+    def __init__(
+        self, numbers: range, nouns: Sequence[str], tower: Tower | None = None, name: str = "", pictures: int = 0
+    ):
+        span = digest(json.dumps([numbers.start, numbers.stop, list(nouns)]).encode())
+        folder = places.RUNS / f"seen_{name or 'pictures'}-{span}"
         if not folder.exists():
-            look(folder, count, nouns, tower)
+            drawn = SeenPictures(numbers, nouns).in_order() if tower else Drawn(numbers, nouns)
+            keep(folder, drawn, tower, workers=0 if tower else 2)
         self.seen = np.load(folder / "seen.npy", mmap_mode="r")
         self.truths = json.loads((folder / "truths.json").read_text(encoding="utf-8"))
         self.count, self.nouns = pictures or len(self.truths), nouns
         self.orders: dict[int, np.ndarray] = {}
+
+    def in_order(self) -> "SeenPictures":
+        """The pictures once, in the order of their numbers."""
+        self.orders = {0: np.arange(self.count)}
+        return self
+
+    def __len__(self) -> int:
+        return self.count
 
     def index(self, number: int) -> int:
         epoch, position = divmod(number, self.count)
@@ -122,8 +131,8 @@ class SeenPictures(Dataset):
 class SeenTalks(SeenPictures):
     """Conversation number n about one of these pictures, each time asked anew, at most `turns` questions."""
 
-    def __init__(self, name: str, count: int, nouns: Sequence[str], tower: Tower, turns: int, pictures: int = 0):
-        super().__init__(name, count, nouns, tower, pictures)
+    def __init__(self, numbers: range, nouns: Sequence[str], tower: Tower, name: str, turns: int, pictures: int = 0):
+        super().__init__(numbers, nouns, tower, name, pictures)
         self.turns = turns
 
     def __getitem__(self, number: int) -> talks.Talk:

@@ -234,14 +234,9 @@ def data(options: Options) -> SeenTalks:
     look = Blip2VisionModel(configuration(options).vision_config).eval()
     look.load_state_dict(tower(options))
     nouns = places.words(options.nouns)
-    return SeenTalks(
-        f"seen_blip2-{captioner_tower.name_of(options.tower)}",
-        options.drawn,
-        nouns,
-        lambda pixels: look(pixels)[0],
-        options.turns,
-        options.scenes,
-    )
+    numbers = range(options.first, options.first + options.drawn)
+    name = f"blip2-{captioner_tower.name_of(options.tower)}"
+    return SeenTalks(numbers, nouns, lambda pixels: look(pixels)[0], name, options.turns, options.scenes)
 
 
 def with_tower(model: Blip2ForConditionalGeneration, options: Options) -> Blip2ForConditionalGeneration:

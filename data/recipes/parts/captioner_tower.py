@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel
@@ -44,17 +45,29 @@ class Reader(torch.nn.Module):
         return self.reading(torch.cat([vectors[:, 0], patches.mean(1), patches.amax(1)], 1))
 
 
+def moved(pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures [n, 3, size, size] enlarged or made smaller by up to a fifth, shifted, every second one mirrored.
+
+    That changes nothing of what they hold; where a picture ends its last pixels go on.
+    """
+    count = len(pixels)
+    scale = torch.empty(count, 2).uniform_(0.85, 1.2)  # of what is looked at: 1.2 is a smaller picture
+    scale[:, 1] = scale[:, 0]
+    scale[:, 0] *= torch.randint(0, 2, (count,)) * 2 - 1
+    shift = torch.empty(count, 2).uniform_(-0.15, 0.15)
+    places = F.affine_grid(torch.cat([torch.diag_embed(scale), shift[..., None]], 2), pixels.shape, align_corners=False)
+    return F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+
+
 class Reading:
-    """The loss of what is read; every second picture is mirrored, which changes nothing of what it holds."""
+    """The loss of what is read off pictures that come back moved, never twice the same."""
 
     def __init__(self, training: Training):
         self.device, self.contents = training.device, talks.Contents(places.words(training.options.nouns))
 
     def prepare(self, batch: tuple[torch.Tensor, Sequence[dict]]) -> tuple[torch.Tensor, ...]:
         pixels, truths = batch
-        mirrored = torch.rand(len(pixels)) < 0.5
-        pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
-        return tuple(part.to(self.device) for part in (pixels, *self.contents.targets(truths)))
+        return tuple(part.to(self.device) for part in (moved(pixels), *self.contents.targets(truths)))
 
     def loss_of(self, model, pixels, counts, others):
         return self.contents.loss_of(model(pixels), counts, others), {}
@@ -101,7 +114,7 @@ def clip_tower() -> CLIPVisionModel:
 
 
 def data(options: Options) -> SeenPictures:
-    return SeenPictures("seen_pictures", options.drawn, places.words(options.nouns))
+    return SeenPictures(range(options.drawn), places.words(options.nouns))
 
 
 @torch.no_grad()

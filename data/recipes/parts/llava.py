@@ -197,14 +197,9 @@ def data(options: Options) -> SeenTalks:
     def seen(pixels: torch.Tensor) -> torch.Tensor:
         return look(pixels, output_hidden_states=True).hidden_states[layer]
 
-    return SeenTalks(
-        f"seen_llava-{captioner_tower.name_of(options.tower)}",
-        options.drawn,
-        nouns,
-        seen,
-        options.turns,
-        options.scenes,
-    )
+    numbers = range(options.first, options.first + options.drawn)
+    name = f"llava-{captioner_tower.name_of(options.tower)}"
+    return SeenTalks(numbers, nouns, seen, name, options.turns, options.scenes)
 
 
 def with_tower(model: LlavaForConditionalGeneration, options: Options) -> LlavaForConditionalGeneration:
