@@ -1,5 +1,6 @@
 """Generation data: kept in full, read by others, made into the same pixels again, and never trusted."""
 
+import copy
 import dataclasses
 import hashlib
 import io
@@ -464,11 +465,13 @@ def record(pipe, settings, adapters=(), **more):
 
 @pytest.fixture
 def quick_pipe(pipe):
-    scheduler = pipe.scheduler
+    """With a copy of the tokenizer: Diffusers makes it anew as it takes words out, and then it decodes otherwise."""
+    scheduler, tokenizer = pipe.scheduler, pipe.tokenizer
+    pipe.tokenizer = copy.deepcopy(tokenizer)
     yield pipe
     pipe.unload_lora_weights()
     pipe.unload_textual_inversion()
-    pipe.scheduler = scheduler
+    pipe.scheduler, pipe.tokenizer = scheduler, tokenizer
 
 
 PROMPT = "a cartoon of a cat on a beach"
