@@ -112,15 +112,15 @@ def test_a_step_lowers_the_loss_and_the_picture_counts(model, answering, batch):
 
 def test_what_the_tower_has_seen_is_kept_and_stands_for_the_picture(model, options, monkeypatch):
     nouns, tower = places.words(options.nouns), lambda pixels: model.vision_model(pixels)[0]
-    seen = SeenTalks("seen", 12, nouns, tower, turns=2)
-    monkeypatch.setattr("seen.look", None)  # a second time nothing is drawn
-    again = SeenTalks("seen", 12, nouns, tower, turns=2, pictures=5)
+    seen = SeenTalks(range(6, 18), nouns, tower, "seen", turns=2)
+    monkeypatch.setattr("seen.keep", None)  # a second time nothing is drawn, nor looked at
+    again = SeenTalks(range(6, 18), nouns, tower, "seen", turns=2, pictures=5)
     assert {seen[i].truth["style"] for i in range(12) if "style" in seen[i].truth} and again.count == 5
-    assert len(list(places.RUNS.glob("seen-*"))) == 1
+    assert len(list(places.RUNS.glob("seen_seen-*"))) == 1
     one = seen[7]
     number = next(i for i, truth in enumerate(seen.truths) if truth == one.truth)
     with torch.no_grad():
-        pixels = to_tensor(talks.picture(number, nouns).image)[None]
+        pixels = to_tensor(talks.picture(6 + number, nouns).image)[None]
         assert torch.allclose(tower(pixels)[0], one.image, atol=0.1)
         through = Kept()(one.image[None]).last_hidden_state
     assert torch.equal(through[0], one.image) and 1 <= len(one.turns) <= 2

@@ -11,7 +11,7 @@ import talks
 from parts import captioner_tower as recipe
 from sdhelpers import models
 from sdhelpers.images import to_tensor
-from seen import SeenPictures, as_bytes
+from seen import SeenPictures
 
 OPTIONS = argparse.Namespace(init=None, nouns="nouns.txt", rank=4, device=torch.device("cpu"))
 
@@ -53,10 +53,20 @@ def test_it_begins_as_pocket_clip_learns_in_its_lora_alone_and_is_exported_whole
 
 def test_pictures_are_kept_as_they_are_drawn(batch, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "RUNS", tmp_path)
-    kept = SeenPictures("pictures", 4, places.words("nouns.txt"))
-    assert torch.equal(as_bytes(batch[0]), torch.stack([torch.from_numpy(kept.seen[i].copy()) for i in range(4)]))
+    kept = SeenPictures(range(4), places.words("nouns.txt"))
+    assert torch.allclose(torch.from_numpy(kept.seen / 127.5 - 1).float(), batch[0], atol=1e-5)
     pixels, truths = kept.collate([kept[i] for i in range(4)])
     assert torch.allclose(pixels, batch[0][[kept.index(i) for i in range(4)]], atol=1e-5) and len(truths) == 4
+
+
+def test_moved_pictures_are_never_twice_the_same_and_hold_the_same(batch):
+    torch.manual_seed(0)
+    pixels = batch[0][:1].expand(64, -1, -1, -1)
+    moved = recipe.moved(pixels)
+    assert moved.shape == pixels.shape and moved.min() >= pixels.min() and moved.max() <= pixels.max()
+    assert all((one - other).abs().mean() > 0.01 for one, other in zip(moved, moved.roll(1, 0)))
+    back = torch.where((moved - pixels).abs().mean((1, 2, 3), keepdim=True) > 0.2, moved.flip(-1), moved)
+    assert (back.mean(0) - pixels[0]).abs().mean() < (batch[0][1] - pixels[0]).abs().mean() / 2
 
 
 def test_what_is_read_rightly_is_counted_by_kind():
