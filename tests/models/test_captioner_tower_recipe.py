@@ -7,6 +7,7 @@ import torch
 from transformers import CLIPModel
 
 import places
+import stages
 import talks
 from parts import captioner_tower as recipe
 from sdhelpers import models
@@ -65,8 +66,15 @@ def test_moved_pictures_are_never_twice_the_same_and_hold_the_same(batch):
     moved = recipe.moved(pixels)
     assert moved.shape == pixels.shape and moved.min() >= pixels.min() and moved.max() <= pixels.max()
     assert all((one - other).abs().mean() > 0.01 for one, other in zip(moved, moved.roll(1, 0)))
-    back = torch.where((moved - pixels).abs().mean((1, 2, 3), keepdim=True) > 0.2, moved.flip(-1), moved)
+    off, flipped = ((some - pixels).abs().mean((1, 2, 3)) for some in (moved, moved.flip(-1)))
+    assert 16 < (flipped < off).sum() < 48, "about half are mirrored"
+    back = torch.where((flipped < off)[:, None, None, None], moved.flip(-1), moved)
     assert (back.mean(0) - pixels[0]).abs().mean() < (batch[0][1] - pixels[0]).abs().mean() / 2
+
+
+@pytest.mark.parametrize("captioner", ["blip2", "llava"])
+def test_captioners_learn_from_pictures_that_the_tower_has_not_learnt(captioner):
+    assert stages.config(captioner)["first"] >= stages.config("captioner_tower")["drawn"]
 
 
 def test_what_is_read_rightly_is_counted_by_kind():

@@ -46,17 +46,17 @@ class Reader(torch.nn.Module):
 
 
 def moved(pixels: torch.Tensor) -> torch.Tensor:
-    """Pictures [n, 3, size, size] enlarged or made smaller by up to a fifth, shifted, every second one mirrored.
+    """Pictures [n, 3, size, size] made larger or smaller by up to a sixth, shifted, half of them mirrored.
 
-    That changes nothing of what they hold; where a picture ends its last pixels go on.
+    That leaves nearly all of what they hold; where a picture ends its last pixels go on.
     """
     count = len(pixels)
-    scale = torch.empty(count, 2).uniform_(0.85, 1.2)  # of what is looked at: 1.2 is a smaller picture
-    scale[:, 1] = scale[:, 0]
-    scale[:, 0] *= torch.randint(0, 2, (count,)) * 2 - 1
-    shift = torch.empty(count, 2).uniform_(-0.15, 0.15)
-    places = F.affine_grid(torch.cat([torch.diag_embed(scale), shift[..., None]], 2), pixels.shape, align_corners=False)
-    return F.grid_sample(pixels, places, padding_mode="border", align_corners=False)
+    scale = torch.empty(count).uniform_(0.85, 1.2)  # of the part that is looked at: 1.2 makes things smaller
+    mirror = torch.randint(0, 2, (count,)) * 2 - 1
+    turn = torch.diag_embed(torch.stack([mirror * scale, scale], 1))  # [n, 2, 2]
+    shift = torch.empty(count, 2, 1).uniform_(-0.15, 0.15)  # of half a side
+    grid = F.affine_grid(torch.cat([turn, shift], 2), pixels.shape, align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
 class Reading:
